@@ -1,0 +1,63 @@
+"""Images, a name and a class word in, a checked `Concept` out: all that can be wrong is said here, before any training."""
+
+import re
+from dataclasses import dataclass
+
+from PIL import Image
+
+from .text import tokenize
+
+NAME_LENGTH = 24  # characters
+
+
+class AlreadyTaught(ValueError):
+    """The session already has a concept of this name."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A thing to teach: `name` (a-z, digits, `-`, `_`; upper case is lowered), `class_word`, 1 to 10 RGB pictures."""
+
+    name: str
+    class_word: str
+    images: list[Image.Image]
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", (self.name or "").strip().lower())
+        object.__setattr__(self, "class_word", " ".join((self.class_word or "").lower().split()))
+        if not self.name:
+            raise ValueError("the name is empty: give your thing a short name such as `rex`")
+        if len(self.name) > NAME_LENGTH:
+            raise ValueError(f"name `{self.name[:NAME_LENGTH]}...` has {len(self.name)} characters: use at most {NAME_LENGTH}")
+        if not re.fullmatch("[a-z][a-z0-9_-]*", self.name):
+            raise ValueError(f"name `{self.name}` has characters that a token cannot have: use a-z, digits, `-` and `_`, a letter first")
+        if not self.class_word:
+            raise ValueError(f"the class word of `{self.name}` is empty: say what kind of thing it is, such as `dog`")
+        if not 1 <= len(self.images) <= 10:
+            raise ValueError(f"`{self.name}` has {len(self.images)} images: give 1 to 10 (4 or 5 work well)")
+
+    @property
+    def token(self) -> str:
+        return f"<{self.name}>"
+
+    @property
+    def words(self) -> str:
+        """What stands for the thing in a prompt: "<rex> dog"."""
+        return f"{self.token} {self.class_word}"
+
+
+def check(base, session, concept: Concept) -> None:
+    """Raises ValueError when `concept` cannot be taught to `session` (None: a new one) on `base`: see the messages."""
+    if session:
+        session.check(base)
+        if concept.token in session.tokens:
+            raise AlreadyTaught(f"`{concept.token}` was already taught: choose another name, such as `{concept.name}2`")
+    for word in concept.class_word.split():
+        pieces = [p.removesuffix("</w>") for p in base.pipe.tokenizer.tokenize(word)]
+        if len(pieces) != 1:
+            some = ", ".join(f"`{w}`" for w in base.class_words[:8])
+            parts = " + ".join(f"`{p}`" for p in pieces) or "nothing"
+            raise ValueError(f"class word `{word}` is not one word to this base, it reads {parts}: use a plain word such as {some}")
+    longest = max(base.card.templates, key=len).format(concept.words)
+    if cut := tokenize(base.pipe.tokenizer, longest, (concept.token,)).cut:
+        raise ValueError(f"class word `{concept.class_word}` is too long for the base's captions (`{cut[0]}` would be cut): shorten it")

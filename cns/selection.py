@@ -1,0 +1,108 @@
+"""Text features and attention in, neuron masks out: base, general and concept neurons.
+
+A neuron is one entry W_ij of a cross-attention key or value projection. Its importance for prompts p is Wanda's score
+(Sun et al., 2023) with attention for a weight,
+
+    S_ij = |W_ij| * r_j,    r_j = sqrt(mean_p sum_t a_pt x_ptj^2),
+
+x the text encoder's output and a_pt the attention that the image pays to token t of prompt p, start token, end token and
+padding left out. Concept neurons are the base neurons (top share of S for the concept's prompts and images) that are not
+general (in the top share for at least a share of unrelated prompts).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attention import watched
+from .text import encode
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Boolean masks [dout, din] per weight name."""
+
+    base: dict[str, Tensor]
+    general: dict[str, Tensor]
+
+    @property
+    def concept(self) -> dict[str, Tensor]:
+        return {n: m & ~self.general[n] for n, m in self.base.items()}
+
+
+def feature_rms(x: Tensor, a: Tensor) -> Tensor:
+    """r [din] from features x [p, t, din] and token weights a [p, t]."""
+    return (a[..., None] * x.square()).sum(1).mean(0).sqrt()
+
+
+def importance(weight: Tensor, r: Tensor) -> Tensor:
+    """S [dout, din] from W [dout, din] and r [din]."""
+    return weight.detach().abs() * r
+
+
+def top(score: Tensor, share: float) -> Tensor:
+    """Mask of the entries at or above the threshold that keeps a `share` (0, 1] of them."""
+    keep = max(1, round(share * score.numel()))
+    return score >= score.flatten().kthvalue(score.numel() - keep + 1).values
+
+
+def general_mask(weight: Tensor, rs: Tensor, share: float, gamma: float) -> Tensor:
+    """Entries in the top `share` for at least `gamma` of the prompts; rs [p, din] holds one r for each."""
+    count = torch.zeros(weight.shape, dtype=torch.int32, device=weight.device)
+    for r in rs:
+        count += top(importance(weight, r), share)
+    return count >= gamma * len(rs)
+
+
+@torch.no_grad()
+def attention_to_words(base, noisy: Tensor, t: Tensor, features: Tensor, words: Tensor) -> dict[str, Tensor]:
+    """{layer: a [n, tokens]}: attention of noisy latents [n, c, h, w] at times t [n] to each token, zero outside `words`."""
+    with watched(base.layers) as seen:
+        base.pipe.unet(noisy.to(base.pipe.unet.dtype), t, features)
+    return {name: passes[0] * words for name, passes in seen.items()}
+
+
+@torch.no_grad()
+def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator, levels: int = 3) -> dict[str, Tensor]:
+    """{layer: r [din]} of the concept: attention averaged over its noised latents and `levels` of noise."""
+    features, words = encode(base, prompts, vectors)
+    schedule = base.pipe.scheduler
+    total = {name: 0.0 for name in base.layers}
+    for level in range(levels):
+        t = torch.full((len(prompts),), int((level + 0.5) / levels * schedule.config.num_train_timesteps), device=base.device)
+        z = latents[torch.arange(len(prompts)) % len(latents)]
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        for name, a in attention_to_words(base, schedule.add_noise(z, noise, t), t, features, words).items():
+            total[name] = total[name] + a / levels
+    return {name: feature_rms(features.float(), a) for name, a in total.items()}
+
+
+@torch.no_grad()
+def calibration_rms(base, generator, chunk: int = 16) -> dict[str, Tensor]:
+    """{layer: r [p, din]}: one r for each calibration prompt, attention from pure noise (there are no images to look at)."""
+    c, side = base.pipe.unet.config.in_channels, base.pipe.unet.config.sample_size
+    out = {name: [] for name in base.layers}
+    for start in range(0, len(base.card.calibration), chunk):
+        features, words = encode(base, list(base.card.calibration[start : start + chunk]))
+        noise = torch.randn((1, c, side, side), generator=generator).to(base.device).expand(len(features), -1, -1, -1)
+        t = torch.full((len(features),), base.pipe.scheduler.config.num_train_timesteps - 1, device=base.device)
+        for name, a in attention_to_words(base, noise, t, features, words).items():
+            out[name] += [feature_rms(x[None].float(), b[None]) for x, b in zip(features, a)]
+    return {name: torch.stack(rs) for name, rs in out.items()}
+
+
+def select_general(base, share: float, gamma: float, seed: int = 0) -> dict[str, Tensor]:
+    """General neurons of a base: {weight name: mask [dout, din]} on the CPU."""
+    rs = calibration_rms(base, torch.Generator().manual_seed(seed))
+    return {n: general_mask(w.float(), rs[_layer(n)], share, gamma).cpu() for n, w in base.weights.items()}
+
+
+def select_base(base, latents, prompts, vectors, share: float, seed: int = 0) -> dict[str, Tensor]:
+    """Base neurons of a concept: {weight name: mask [dout, din]} on the CPU."""
+    rs = concept_rms(base, latents, prompts, vectors, torch.Generator().manual_seed(seed))
+    return {n: top(importance(w.float(), rs[_layer(n)]), share).cpu() for n, w in base.weights.items()}
+
+
+def _layer(weight_name: str) -> str:
+    return weight_name.rsplit(".", 2)[0]

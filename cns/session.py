@@ -1,0 +1,207 @@
+"""What a model has learned, as data: concepts in the order taught, the general mask, one sparse delta for all of them.
+
+A session is immutable; teaching returns a new one. It goes to a folder as safetensors and JSON and comes back bit for
+bit. The delta covers the union of the concepts' masks; each concept's own mask is one bit for each entry of that union.
+"""
+
+import hashlib
+import io
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from .delta import SparseDelta, applied
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One taught concept: its token's embedding [din], its mask as flat indices per weight, and how it went."""
+
+    name: str
+    class_word: str
+    vector: Tensor
+    mask: dict[str, Tensor]
+    picture: Image.Image  # as drawn when just taught
+    features: Tensor | None  # unit CLIP embeddings of its images [k, d]; the images themselves are not kept
+    stats: dict = field(default_factory=dict)
+
+    @property
+    def token(self) -> str:
+        return f"<{self.name}>"
+
+    @property
+    def words(self) -> str:
+        return f"{self.token} {self.class_word}"
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything taught to one base. `general[name]` is the packed general mask, uint8 [ceil(dout * din / 8)]."""
+
+    base_id: str
+    base_revision: str
+    concepts: tuple[Learned, ...] = ()
+    delta: SparseDelta = field(default_factory=SparseDelta)
+    general: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, base) -> "Session":
+        return cls(base.id, base.revision)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return tuple(c.token for c in self.concepts)
+
+    @property
+    def vectors(self) -> dict[str, Tensor]:
+        """Embeddings by token, for `text.encode`."""
+        return {c.token: c.vector for c in self.concepts}
+
+    def concept(self, name: str) -> Learned:
+        """The concept of that name or token. Raises ValueError that names the taught ones."""
+        for c in self.concepts:
+            if name in (c.name, c.token):
+                return c
+        raise ValueError(f"concept `{name}` was never taught. Taught: {', '.join(f'`{c.name}`' for c in self.concepts) or 'nothing yet'}")
+
+    def check(self, base) -> None:
+        """Raises ValueError when this session belongs to another base."""
+        if (self.base_id, self.base_revision) != (base.id, base.revision):
+            raise ValueError(
+                f"this session was taught on base `{self.base_id}` (revision {self.base_revision}), "
+                f"not on `{base.id}` (revision {base.revision}): start with `--base {self.base_id}`, or start a new session"
+            )
+
+    @contextmanager
+    def on(self, base):
+        """Within: the base's lock is held and W = W0 + delta."""
+        self.check(base)
+        with base.lock, applied(base.weights, self.delta):
+            yield
+
+    def silenced(self, name: str) -> "Session":
+        """This session with the base's values at every neuron of concept `name`, shared ones included."""
+        zeros = {n: torch.zeros(len(i)) for n, i in self.concept(name).mask.items()}
+        return replace(self, delta=self.delta.replaced(self.concept(name).mask, zeros))
+
+    def summary(self, base) -> dict:
+        """JSON-safe: the base, every concept's statistics, what changed and how many bytes the tensors take."""
+        return {
+            "base": self.base_id, "revision": self.base_revision, "changed_weights": len(self.delta),
+            "changed_share": len(self.delta) / base.parameters, "bytes": sum(t.nbytes for t in self._tensors().values()),
+            "concepts": [{"name": c.name, "token": c.token, "class_word": c.class_word, **c.stats} for c in self.concepts],
+        }  # fmt: skip
+
+    def _tensors(self) -> dict[str, Tensor]:
+        out = {f"general/{n}": m for n, m in self.general.items()}
+        for n, index in self.delta.indices.items():
+            out[f"delta/{n}/index"], out[f"delta/{n}/value"] = index.int(), self.delta.values[n]
+        for i, c in enumerate(self.concepts):
+            out[f"concept/{i}/vector"] = c.vector
+            if c.features is not None:
+                out[f"concept/{i}/features"] = c.features
+            out[f"concept/{i}/picture"] = _png(c.picture)
+            for n, index in c.mask.items():
+                out[f"concept/{i}/mask/{n}"] = pack(torch.isin(self.delta.indices[n], index))
+        return {k: v.contiguous() for k, v in out.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Write to `folder` so that at every moment it holds a whole session: new tensors first, then the JSON that names them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = save_tensors(self._tensors())
+        file = f"session-{hashlib.sha256(tensors).hexdigest()[:16]}.safetensors"
+        concepts = [{"name": c.name, "class_word": c.class_word, "stats": c.stats} for c in self.concepts]
+        about = {"version": VERSION, "base": self.base_id, "revision": self.base_revision, "tensors": file, "concepts": concepts}
+        _write(folder / file, tensors)
+        _write(folder / "session.json", json.dumps(about, indent=1).encode())
+        for old in set(folder.glob("session-*.safetensors")) - {folder / file}:
+            old.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: str | Path, base) -> "Session":
+        """The session in `folder`. Raises FileNotFoundError when there is none, ValueError when it is damaged or of another base."""
+        folder = Path(folder)
+        if not (folder / "session.json").exists():
+            raise FileNotFoundError(f"there is no session in `{folder}`: teach something into it first")
+        try:
+            about = json.loads((folder / "session.json").read_text())
+            head = cls(str(about["base"]), str(about["revision"]))
+            file = Path(str(about["tensors"])).name
+            tensors = load_tensors((folder / file).read_bytes())
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"the session in `{folder}` is damaged ({error}): restore the folder from a copy, or start a new one") from None
+        head.check(base)
+        try:
+            return _assemble(head, about, tensors, base)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OSError, ValueError) as error:
+            raise ValueError(f"the session in `{folder}` is damaged ({error}): restore the folder from a copy, or start a new one") from None
+
+
+def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> Session:
+    names = sorted({k.split("/")[1] for k in tensors if k.startswith("delta/")})
+    indices, values = {}, {}
+    for n in names:
+        index, value = tensors[f"delta/{n}/index"].long(), tensors[f"delta/{n}/value"]
+        size = base.weights[n].numel()
+        if index.shape != value.shape or value.dtype != torch.float32 or not torch.isfinite(value).all():
+            raise ValueError(f"values of `{n}` are not finite numbers, one for each index")
+        if len(index) and (index[0] < 0 or index[-1] >= size or (index.diff() <= 0).any()):
+            raise ValueError(f"indices of `{n}` are not rising within 0 to {size - 1}")
+        indices[n], values[n] = index, value
+    general = {n: tensors[f"general/{n}"] for n in base.weights if f"general/{n}" in tensors}
+    for n, packed in general.items():
+        unpack(packed, base.weights[n].numel())
+    concepts = []
+    for i, c in enumerate(about["concepts"]):
+        vector = tensors[f"concept/{i}/vector"]
+        if vector.shape != base.embedding.weight.shape[1:] or not torch.isfinite(vector).all():
+            raise ValueError(f"embedding of `{c['name']}` is not {base.embedding.weight.shape[1]} finite numbers")
+        mask = {n: indices[n][unpack(tensors[f"concept/{i}/mask/{n}"], len(indices[n]))] for n in names if f"concept/{i}/mask/{n}" in tensors}
+        picture = Image.open(io.BytesIO(tensors[f"concept/{i}/picture"].numpy().tobytes()), formats=["PNG"]).convert("RGB")
+        features = tensors.get(f"concept/{i}/features")
+        concepts.append(Learned(str(c["name"]), str(c["class_word"]), vector, mask, picture, features, dict(c["stats"])))
+    return replace(head, concepts=tuple(concepts), delta=SparseDelta(indices, values), general=general)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """Boolean mask of any shape to uint8 bits [ceil(n / 8)]."""
+    return torch.from_numpy(np.packbits(mask.flatten().numpy()))
+
+
+def unpack(bits: Tensor, count: int) -> Tensor:
+    """The inverse of `pack`: bool [count]. Raises ValueError for a wrong length."""
+    if bits.dtype != torch.uint8 or bits.numel() != (count + 7) // 8:
+        raise ValueError(f"a mask has {bits.numel()} bytes, not the {(count + 7) // 8} that {count} entries take")
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool))
+
+
+def _png(picture: Image.Image) -> Tensor:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Atomically and durably: a temporary file, fsync, rename."""
+    part = path.with_name(path.name + f".{os.getpid()}.part")
+    try:
+        with open(part, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

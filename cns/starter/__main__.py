@@ -1,0 +1,30 @@
+"""`python -m cns.starter train|export`: make the embedded base again from the art."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m cns.starter", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path.home() / ".cache/cns-starter", help="art, checkpoints (default %(default)s)")
+    sub = parser.add_subparsers(dest="command", required=True)
+    train = sub.add_parser("train", help="train a stage, or all in turn; goes on from its checkpoint")
+    train.add_argument("--stage", choices=("ae", "clip", "unet", "all"), default="all")
+    train.add_argument("--minutes", type=float, default=60, help="budget of one stage, or of all: a sixth each for ae and clip")
+    train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    train.add_argument("--threads", type=int, default=torch.get_num_threads())
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--decay", action="store_true", help="let the learning rate fall to nothing over the last third")
+    args = parser.parse_args()
+    from .train import STAGES
+
+    torch.set_num_threads(args.threads)
+    share = {"ae": 1 / 6, "clip": 1 / 6, "unet": 2 / 3} if args.stage == "all" else {args.stage: 1}
+    for name, part in share.items():
+        STAGES[name](args.work, args.device, args.seed).train(args.minutes * part, args.decay)
+
+
+if __name__ == "__main__":
+    main()

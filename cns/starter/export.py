@@ -1,0 +1,70 @@
+"""Checkpoints in, the folder `assets/starter` out: a StableDiffusionPipeline, the CLIP for scores, and the base's card."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+from ..base import CARD
+from . import art, nets
+from .train import latent_scale
+from .world import COLOURS, STYLES, THINGS, World, vocabulary
+
+TEACH = {"steps": 200}  # overrides of TeachSettings' defaults that suit the starter
+TEMPLATES = (
+    "a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}", "a small {}", "a large {}",
+    *(f"a {{}} on {'an' if c[0] in 'aeio' else 'a'} {c} background" for c in COLOURS),
+)  # fmt: skip
+
+
+def pipeline(work: Path, drawings) -> StableDiffusionPipeline:
+    """The pipeline of the stages' moving averages."""
+    state = {s: torch.load(work / f"{s}.pt", map_location="cpu", weights_only=True)["ema"] for s in ("ae", "unet")}
+    tok = nets.tokenizer(vocabulary(drawings))
+    text, vae, unet = nets.clip(tok).text_model, nets.autoencoder(), nets.unet()
+    text.load_state_dict(state["unet"]["text"])
+    vae.load_state_dict(state["ae"]["ae"])
+    unet.load_state_dict(state["unet"]["unet"])
+    vae.register_to_config(scaling_factor=latent_scale(vae.eval(), World(drawings)))
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=nets.scheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def export(work: Path, folder: Path) -> None:
+    """Write `folder` anew, in half precision."""
+    drawings = art.load(work)
+    pipe = pipeline(work, drawings)
+    shutil.rmtree(folder, ignore_errors=True)
+    pipe.to(torch.float16).save_pretrained(folder)
+    clip = nets.clip(pipe.tokenizer)
+    clip.load_state_dict(torch.load(work / "clip.pt", map_location="cpu", weights_only=True)["ema"]["clip"])
+    clip.to(torch.float16).save_pretrained(folder / "clip")
+    pipe.tokenizer.save_pretrained(folder / "clip")
+    nets.clip_processor().save_pretrained(folder / "clip")
+    rng, world = np.random.default_rng(2), World(drawings)
+    card = {
+        "id": "cns-starter", "size": 64, "steps": 20, "guidance": 3.0, "templates": TEMPLATES, "teach": TEACH,
+        "calibration": [world.sample(rng).caption for _ in range(64)], "class_words": sorted({*THINGS, *(n for n in drawings.names if " " not in n)}),
+    }  # fmt: skip
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+
+
+def contact_sheet(base, prompts, path: Path, seeds=(0, 1)) -> None:
+    """One row of pictures for each seed, one column for each prompt."""
+    from PIL import Image
+
+    from ..generate import GenerateSettings, generate
+
+    sheet = Image.new("RGB", (base.size * len(prompts), base.size * len(seeds)))
+    for i, prompt in enumerate(prompts):
+        for j, seed in enumerate(seeds):
+            sheet.paste(generate(base, prompt, None, GenerateSettings(seed=seed))[0], (i * base.size, j * base.size))
+    sheet.save(path)
+
+
+__all__ = ["STYLES", "contact_sheet", "export"]

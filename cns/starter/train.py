@@ -1,0 +1,174 @@
+"""Scenes in, checkpoints out: the three stages of the starter's training, each resumable and bounded by `--minutes`.
+
+    ae    autoencoder on the wide world
+    clip  contrastive image-text training on the wide world
+    unet  latent diffusion on the small world, text encoder from the CLIP and trained along
+
+A stage keeps `WORK/<stage>.pt`: weights, their moving average (EMA), optimizer state, step and random states.
+"""
+
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import art, nets
+from .world import World, vocabulary
+
+EMA_DECAY = {"ae": 0.995, "clip": 0.998, "unet": 0.9985}
+RATE = {"ae": 1e-3, "clip": 1e-3, "unet": 5e-4}
+BATCH = {"ae": 8, "clip": 128, "unet": 16}
+
+
+class Stage:
+    """What the three stages share: optimizer, EMA, checkpoint, clock. Subclasses give `models` and `loss`."""
+
+    name: str
+
+    def __init__(self, work: Path, device: str, seed: int):
+        self.work, self.device, self.seed = work, device, seed
+        self.drawings = art.load(work)
+        self.tok = nets.tokenizer(vocabulary(self.drawings))
+        self.models = {k: m.to(device) for k, m in self.build().items()}
+        self.ema = {k: copy.deepcopy(m).eval().requires_grad_(False) for k, m in self.models.items()}
+        self.opt = torch.optim.AdamW(self.groups(), lr=RATE[self.name], betas=(0.9, 0.99), weight_decay=0.01)
+        self.base_lrs = [g["lr"] for g in self.opt.param_groups]
+        self.step, self.seconds = 0, 0.0
+        path = work / f"{self.name}.pt"
+        if path.exists():
+            state = torch.load(path, map_location=device, weights_only=True)
+            for k in self.models:
+                self.models[k].load_state_dict(state["models"][k])
+                self.ema[k].load_state_dict(state["ema"][k])
+            self.opt.load_state_dict(state["opt"])
+            self.step, self.seconds = state["step"], state["seconds"]
+
+    def groups(self):
+        return [{"params": list(m.parameters()), "lr": RATE[self.name]} for m in self.models.values()]
+
+    def save(self):
+        state = {
+            "models": {k: m.state_dict() for k, m in self.models.items()}, "ema": {k: m.state_dict() for k, m in self.ema.items()},
+            "opt": self.opt.state_dict(), "step": self.step, "seconds": self.seconds,
+        }  # fmt: skip
+        part = self.work / f"{self.name}.part"
+        torch.save(state, part)
+        part.replace(self.work / f"{self.name}.pt")
+
+    def tokens(self, captions):
+        """input ids [batch, 32], padded."""
+        return self.tok(captions, padding="max_length", max_length=nets.MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+
+    def pixels(self, scenes):
+        """uint8 [b, 64, 64, 3] to float [b, 3, 64, 64] in [-1, 1]."""
+        return (torch.from_numpy(scenes).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+
+    def train(self, minutes: float, decay: bool):
+        """Steps until the budget is spent; with `decay` the rate falls to nothing over the last third of it."""
+        for m in self.models.values():
+            m.train()
+        start = saved = time.monotonic()
+        mean, limit = None, minutes * 60
+        while (spent := time.monotonic() - start) < limit:
+            rng = np.random.default_rng((self.seed, self.step))
+            torch.manual_seed(self.seed * 1_000_003 + self.step)
+            scale = min(1.0, (self.step + 1) / 200) * (min(1.0, 3 * (1 - spent / limit)) if decay else 1.0)
+            for group, lr in zip(self.opt.param_groups, self.base_lrs):
+                group["lr"] = lr * scale
+            with torch.autocast(self.device.split(":")[0], torch.bfloat16):
+                loss = self.loss(rng)
+            self.opt.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g["params"]], 1.0)
+            self.opt.step()
+            self.step += 1
+            keep = min(EMA_DECAY[self.name], self.step / (self.step + 10))
+            with torch.no_grad():
+                for k, m in self.models.items():
+                    torch._foreach_lerp_(list(self.ema[k].parameters()), list(m.parameters()), 1 - keep)
+            mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+            if self.step % 100 == 0:
+                print(f"{self.name} step {self.step} samples {self.step * BATCH[self.name]} loss {mean:.4f} {spent:.0f} s", flush=True)
+            if time.monotonic() - saved > 120:
+                self.seconds += time.monotonic() - saved
+                self.save()
+                saved = time.monotonic()
+        self.seconds += time.monotonic() - saved
+        self.save()
+
+
+class Autoencoder(Stage):
+    name = "ae"
+
+    def build(self):
+        self.world = World(self.drawings, wide=True)
+        return {"ae": nets.autoencoder().to(memory_format=torch.channels_last)}
+
+    def loss(self, rng):
+        scenes, _ = self.world.batch(BATCH["ae"], rng)
+        x = self.pixels(scenes)  # whole scenes: the group norms must see in training what they see in use
+        posterior = self.models["ae"].encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
+        out = self.models["ae"].decode(posterior.sample()).sample
+        return F.mse_loss(out.float(), x) + 0.2 * F.l1_loss(out.float(), x) + 2e-7 * posterior.kl().mean()
+
+
+class Clip(Stage):
+    name = "clip"
+
+    def build(self):
+        self.world = World(self.drawings, wide=True)
+        return {"clip": nets.clip(self.tok)}
+
+    def loss(self, rng):
+        scenes, captions = self.world.batch(BATCH["clip"], rng)
+        ids = self.tokens(captions).to(self.device)
+        out = self.models["clip"](input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=self.pixels(scenes))
+        logits, target = out.logits_per_text.float(), torch.arange(len(captions), device=self.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Unet(Stage):
+    name = "unet"
+
+    def build(self):
+        self.world = World(self.drawings)
+        self.ae = nets.autoencoder()
+        ae = torch.load(self.work / "ae.pt", map_location="cpu", weights_only=True)["ema"]["ae"]
+        self.ae.load_state_dict(ae)
+        self.ae = self.ae.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.scale = latent_scale(self.ae, self.world)
+        self.schedule = nets.scheduler()
+        text = nets.clip(self.tok)
+        text.load_state_dict(torch.load(self.work / "clip.pt", map_location="cpu", weights_only=True)["ema"]["clip"])
+        return {"unet": nets.unet().to(memory_format=torch.channels_last), "text": text.text_model}
+
+    def groups(self):
+        return [
+            {"params": list(self.models["unet"].parameters()), "lr": RATE["unet"]},
+            {"params": list(self.models["text"].parameters()), "lr": RATE["unet"] / 5},
+        ]
+
+    def loss(self, rng):
+        scenes, captions = self.world.batch(BATCH["unet"], rng)
+        captions = ["" if rng.random() < 0.1 else c for c in captions]
+        with torch.no_grad():
+            z = self.ae.encode(self.pixels(scenes).contiguous(memory_format=torch.channels_last)).latent_dist.mean.float() * self.scale
+        noise, t = torch.randn_like(z), torch.randint(0, 1000, (len(z),), device=self.device)
+        noisy, v = self.schedule.add_noise(z, noise, t), self.schedule.get_velocity(z, noise, t)
+        text = self.models["text"](input_ids=self.tokens(captions).to(self.device)).last_hidden_state
+        return F.mse_loss(self.models["unet"](noisy, t, text).sample.float(), v)
+
+
+@torch.no_grad()
+def latent_scale(ae, world, count=256) -> float:
+    """One over the standard deviation of the small world's latents."""
+    scenes, _ = world.batch(count, np.random.default_rng(12345))
+    x = torch.from_numpy(scenes).permute(0, 3, 1, 2).float() / 127.5 - 1
+    device = next(ae.parameters()).device
+    return 1 / ae.encode(x.to(device)).latent_dist.mean.std().item()
+
+
+STAGES = {s.name: s for s in (Autoencoder, Clip, Unet)}

@@ -1,0 +1,283 @@
+"""Concept and session in, events out; the last event carries the new session.
+
+Only the concept neurons M_n and the token's embedding are trained, on
+
+    L = E || target - f(z_t, t, text) ||^2
+        + lambda_1 || M_<n * M_n * (W - W_{n-1}) ||^2 + lambda_2 || M_n * (W - W_0) ||^2
+        + mu sum_layers || dW C^(1/2) ||^2,    dW = W - W_{n-1},  C = mean of x x^T over calibration and earlier prompts.
+
+The base is patched only within a slice of steps: whenever this generator is suspended, the base is bit for bit itself, so
+several visitors can share it, and a generator that is dropped leaves nothing behind.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .concept import Concept, check
+from .delta import written
+from .generate import GenerateSettings, sample
+from .images import square, to_pixels
+from .selection import Selection, select_base, select_general
+from .session import Learned, Session, pack, unpack
+from .text import encode
+
+SLICE = 0.5  # seconds between events, about
+
+
+@dataclass(frozen=True)
+class TeachSettings:
+    """How to teach; a base's card may override the defaults."""
+
+    steps: int = 200  # training steps, 1 to 5000
+    batch_size: int = 4  # noised latents in a step, 1 to 64
+    rate: float = 1e-4  # learning rate of the neurons
+    token_rate: float = 5e-3  # learning rate of the token's embedding
+    base_share: float = 0.2  # rho: share of each matrix that counts as strong, 0 to 1
+    general_share: float = 0.5  # gamma: share of calibration prompts that makes a neuron general, 0 to 1
+    lambda_previous: float = 0.0  # lambda_1: ties neurons shared with earlier concepts to where they were
+    lambda_base: float = 0.0  # lambda_2: ties the neurons to the base
+    response: float = 0.0  # mu: holds still the response to calibration and earlier prompts
+    seed: int = 0
+    preview_every: int = 50  # steps between preview pictures; 0: none
+
+    def __post_init__(self):
+        ranges = {"steps": (1, 5000), "batch_size": (1, 64), "rate": (0, 1), "token_rate": (0, 1), "base_share": (1e-4, 1),
+                  "general_share": (0, 1.01), "lambda_previous": (0, 1e6), "lambda_base": (0, 1e6), "response": (0, 1e6),
+                  "seed": (0, 2**63 - 1), "preview_every": (0, 5000)}  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: choose {low} to {high}")
+
+    @classmethod
+    def of(cls, base, **changes) -> "TeachSettings":
+        """The base's own defaults with `changes`."""
+        return cls(**{**base.card.teach, **changes})
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A concept as drawn when it was taught and as drawn now, from the same seed."""
+
+    name: str
+    token: str
+    then: Image.Image
+    now: Image.Image
+    clip_i_then: float | None
+    clip_i_now: float | None
+
+
+@dataclass(frozen=True)
+class TeachEvent:
+    """Where the teaching stands."""
+
+    stage: str  # "select", "train", "remember", "done"
+    step: int
+    steps: int
+    loss: float | None = None  # smoothed
+    seconds_left: float | None = None
+    preview: Image.Image | None = None
+    session: Session | None = None  # only with "done", as all below
+    memories: tuple[Memory, ...] = ()
+    before: Image.Image | None = None  # what the base drew for the class word from the same seed
+
+
+def teach(
+    base, session: Session | None, concept: Concept, settings: TeachSettings | None = None, *, should_stop: Callable[[], bool] | None = None
+) -> Iterator[TeachEvent]:
+    """Teach `concept` on top of `session` (None: a new one). Neither it nor the base is changed.
+
+    `should_stop` is asked after every step; when it says yes, what was learned so far is kept. Raises ValueError for bad
+    input before any work, FloatingPointError when the loss stops being finite.
+    """
+    check(base, session, concept)
+    settings, session = settings or TeachSettings.of(base), session or Session.new(base)
+    yield TeachEvent("select", 0, settings.steps)
+    began = time.monotonic()
+    run = _Teaching(base, session, concept, settings)
+    stopped = False
+    while run.step < settings.steps and not stopped:
+        preview = None
+        with run.patched():
+            deadline = time.monotonic() + SLICE
+            while time.monotonic() < deadline and run.step < settings.steps and preview is None and not stopped:
+                run.train_step()
+                stopped = bool(should_stop and should_stop())
+                if settings.preview_every and run.step % settings.preview_every == 0 and run.step < settings.steps:
+                    preview = run.draw()
+        left = (time.monotonic() - began) / run.step * (settings.steps - run.step)
+        yield TeachEvent("train", run.step, settings.steps, run.loss, left, preview)
+    yield TeachEvent("remember", run.step, settings.steps, run.loss)
+    new, before = run.finish(time.monotonic() - began)
+    memories = tuple(remember(base, new))
+    yield TeachEvent("done", run.step, settings.steps, run.loss, 0.0, None, new, memories, before)
+
+
+class _Teaching:
+    """One teaching in progress: latents, masks, and the optimizer over selected entries and the token alone."""
+
+    def __init__(self, base, session: Session, concept: Concept, settings: TeachSettings):
+        self.base, self.session, self.concept, self.settings = base, session, concept, settings
+        self.step, self.loss = 0, None
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.prompts = [t.format(concept.words) for t in base.card.templates]
+        class_ids = base.pipe.tokenizer(concept.class_word, add_special_tokens=False).input_ids
+        self.vector = base.embedding.weight[class_ids].detach().float().mean(0).clone().requires_grad_()  # [din]
+        with base.lock:
+            self.latents = base.latents(to_pixels(concept.images, base.size))
+            self.selection = self._select()
+            self.second_moment = self._second_moment() if settings.response else None
+        self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in self.selection.concept.items()}  # flat int64 [k]
+        self.origin = {n: base.weights[n].detach().view(-1)[i.to(base.device)].float() for n, i in self.index.items()}  # W_0
+        self.start = {n: w + session.delta.at(n, self.index[n]).to(w) for n, w in self.origin.items()}  # W_{n-1}
+        self.now = {n: w.clone() for n, w in self.start.items()}  # W, the trained values
+        self.shared = {n: torch.isin(i, session.delta.indices.get(n, i[:0])).to(base.device) for n, i in self.index.items()}
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(self.now.values()), "lr": settings.rate}, {"params": [self.vector], "lr": settings.token_rate}],
+            betas=(0.9, 0.99), weight_decay=0.0,
+        )  # fmt: skip
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda k: min(1, (k + 1) / 10) * max(0.0, 1 - k / settings.steps))
+
+    @property
+    def vectors(self):
+        return {**self.session.vectors, self.concept.token: self.vector}
+
+    def _select(self) -> Selection:
+        s, base, general = self.settings, self.base, self.session.general
+        if general:
+            masks = {n: unpack(bits, base.weights[n].numel()).view(base.weights[n].shape) for n, bits in general.items()}
+        else:
+            masks = select_general(base, s.base_share, s.general_share)
+        vectors = {k: v.detach() for k, v in self.vectors.items()}
+        return Selection(select_base(base, self.latents, self.prompts, vectors, s.base_share, s.seed), masks)
+
+    @torch.no_grad()
+    def _second_moment(self) -> Tensor:
+        """C [din, din]: mean of x x^T over all tokens of the calibration and the earlier concepts' prompts."""
+        earlier = [t.format(c.words) for c in self.session.concepts for t in self.base.card.templates]
+        x, _ = encode(self.base, [*self.base.card.calibration, *earlier], self.session.vectors)
+        x = x.flatten(0, 1).float()
+        return x.T @ x / len(x)
+
+    @contextmanager
+    def patched(self):
+        """Within: W is what this teaching has come to, its gradients gathered into `now`."""
+        weights = self.base.weights
+        hooks = []
+        with self.session.on(self.base), written(weights, self.index, self.now):
+            try:
+                for name in self.index:
+                    weights[name].requires_grad_(True)
+                    hooks.append(weights[name].register_post_accumulate_grad_hook(self._gather(name)))
+                yield
+            finally:
+                for hook in hooks:
+                    hook.remove()
+                for name in self.index:
+                    weights[name].requires_grad_(False)
+                    weights[name].grad = None
+
+    def _gather(self, name):
+        """Keep the gradient of the selected entries only, with the regularisers'; the dense one is freed at once."""
+        s, index, now = self.settings, self.index[name].to(self.base.device), self.now[name]
+
+        def hook(weight):
+            grad = weight.grad.view(-1)[index].float()
+            grad += 2 * s.lambda_previous * self.shared[name] * (now - self.start[name]) + 2 * s.lambda_base * (now - self.origin[name])
+            if self.second_moment is not None:
+                dw = torch.zeros_like(weight, dtype=torch.float32).view(-1)
+                dw[index] = now - self.start[name]
+                grad += 2 * s.response * (dw.view(weight.shape) @ self.second_moment.to(dw)).view(-1)[index]
+            now.grad, weight.grad = grad, None
+
+        return hook
+
+    def train_step(self):
+        """One step of AdamW on a batch of noised latents with random captions."""
+        base, g, n = self.base, self.generator, self.settings.batch_size
+        schedule = base.pipe.scheduler
+        z = self.latents[torch.randint(len(self.latents), (n,), generator=g)]
+        t = torch.randint(schedule.config.num_train_timesteps, (n,), generator=g).to(base.device)
+        noise = torch.randn(z.shape, generator=g).to(z)
+        prompts = [self.prompts[i] for i in torch.randint(len(self.prompts), (n,), generator=g)]
+        features, _ = encode(base, prompts, self.vectors)
+        noisy = schedule.add_noise(z, noise, t).to(features.dtype)
+        loss = F.mse_loss(base.pipe.unet(noisy, t, features).sample.float(), target(base, z, noise, t))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is not finite at step {self.step + 1}: nothing was changed; teach again with a lower `rate` than {self.settings.rate}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        for name, index in self.index.items():
+            self.base.weights[name].data.view(-1)[index.to(base.device)] = self.now[name].to(self.base.weights[name].dtype)
+        self.step += 1
+        self.loss = loss.item() if self.loss is None else 0.95 * self.loss + 0.05 * loss.item()
+
+    def draw(self) -> Image.Image:
+        """The concept as the patched base draws it now, from the teaching's seed."""
+        vectors = {k: v.detach() for k, v in self.vectors.items()}
+        return sample(self.base, f"a {self.concept.words}", vectors, GenerateSettings(seed=self.settings.seed))[0]
+
+    def finish(self, seconds: float) -> tuple[Session, Image.Image]:
+        """The new session, and the untaught base's picture of the class word."""
+        base, concept, s = self.base, self.concept, self.settings
+        with self.patched():
+            picture = self.draw()
+        with base.lock:
+            before = sample(base, f"a {concept.class_word}", {}, GenerateSettings(seed=s.seed))[0]
+        features = base.scorer.image_features([square(i, base.size) for i in concept.images]) if base.scorer else None
+        count = {n: [int(self.selection.base[n].sum()), len(i), base.weights[n].numel()] for n, i in self.index.items()}
+        stats = {
+            "clip_i": base.scorer.clip_i([picture], features) if base.scorer else None,
+            "clip_i_before": base.scorer.clip_i([before], features) if base.scorer else None,
+            "neurons": sum(c[1] for c in count.values()), "base_neurons": sum(c[0] for c in count.values()),
+            "general_removed": sum(c[0] - c[1] for c in count.values()), "shared_with_earlier": sum(int(m.sum()) for m in self.shared.values()),
+            "share_of_model": sum(c[1] for c in count.values()) / base.parameters, "funnel": count,  # per weight: base, concept, all
+            "seconds": round(seconds, 2), "steps": self.step, "seed": s.seed, "images": len(concept.images), "loss": self.loss,
+            "prompt": f"a {concept.words}", "settings": {f.name: getattr(s, f.name) for f in fields(s)},
+        }  # fmt: skip
+        learned = Learned(
+            concept.name, concept.class_word, self.vector.detach().cpu().clone(), self.index, picture, features, stats
+        )
+        values = {n: (self.now[n] - self.origin[n]).detach().cpu() for n in self.index}
+        general = {n: pack(m) for n, m in self.selection.general.items()}
+        delta = self.session.delta.replaced(self.index, values)
+        return replace(self.session, concepts=(*self.session.concepts, learned), delta=delta, general=general), before
+
+
+def target(base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What the U-Net should predict: the noise, the velocity or the clean latents."""
+    if base.prediction == "v_prediction":
+        return base.pipe.scheduler.get_velocity(latents, noise, t)
+    return {"epsilon": noise, "sample": latents}[base.prediction]
+
+
+def remember(base, session: Session) -> list[Memory]:
+    """Every concept drawn again from its old seed, beside how it looked when it was just taught."""
+    memories = []
+    for c in session.concepts:
+        with session.on(base):
+            now = sample(base, c.stats["prompt"], session.vectors, GenerateSettings(seed=c.stats["seed"]))[0]
+        score = base.scorer.clip_i([now], c.features) if base.scorer and c.features is not None else None
+        memories.append(Memory(c.name, c.token, c.picture, now, c.stats["clip_i"], score))
+    return memories
+
+
+def silence(base, session: Session, name: str, seed: int | None = None) -> tuple[Image.Image, Image.Image]:
+    """Concept `name` drawn with all its neurons, and with the base's values in their place."""
+    c = session.concept(name)
+    settings = GenerateSettings(seed=c.stats["seed"] if seed is None else seed)
+    pictures = []
+    for s in (session, session.silenced(name)):
+        with s.on(base):
+            pictures += sample(base, c.stats["prompt"], session.vectors, settings)
+    return tuple(pictures)

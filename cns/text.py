@@ -1,0 +1,87 @@
+"""Prompts and taught tokens in, text features out.
+
+Taught tokens never enter the tokenizer or the embedding table: a prompt is cut at them, and the text encoder's embedding
+layer is given their vectors at those places. So the text encoder stays as it is, whatever a session knows.
+"""
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TOKEN = re.compile(r"<[a-z][a-z0-9_-]*>")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One prompt's token ids, padded, with the taught tokens' places and the words that did not fit."""
+
+    ids: list[int]  # [length], 0 where a taught token stands
+    slots: tuple[tuple[int, str], ...]  # (position, token)
+    end: int  # position of the end-of-text token; words are at 1..end-1
+    cut: list[str]  # words beyond the encoder's length
+
+
+def tokenize(tokenizer, prompt: str, known=()) -> Tokens:
+    """`prompt` as ids. Raises ValueError for a token like `<rex>` that is not among the `known`."""
+    pieces, units = re.split(f"({TOKEN.pattern})", prompt.lower()), []
+    for piece in pieces:
+        if TOKEN.fullmatch(piece):
+            if piece not in known:
+                taught = ", ".join(f"`{k}`" for k in known) or "nothing yet"
+                raise ValueError(f"token `{piece}` was never taught. Taught: {taught}")
+            units.append((piece, [0], piece))
+        else:
+            for word in piece.split():
+                units.append((word, tokenizer(word, add_special_tokens=False).input_ids, None))
+    room, ids, slots, cut = tokenizer.model_max_length - 2, [tokenizer.bos_token_id], [], []
+    for word, word_ids, token in units:
+        if cut or len(ids) - 1 + len(word_ids) > room:
+            cut.append(word)
+            continue
+        slots += [(len(ids), token)] if token else []
+        ids += word_ids
+    end = len(ids)
+    ids += [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * (room + 1 - end)
+    return Tokens(ids, tuple(slots), end, cut)
+
+
+def check_prompt(base, session, prompt: str) -> list[str]:
+    """The words of `prompt` that the encoder will not read. Raises ValueError for an empty prompt or an untaught token."""
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: say what to draw")
+    return tokenize(base.pipe.tokenizer, prompt, session.tokens if session else ()).cut
+
+
+@contextmanager
+def _vectors_at(embedding, places: list[tuple[int, int, str]], vectors: dict[str, Tensor]):
+    """Within: the embedding layer's output has `vectors[token]` at each (row, position)."""
+
+    def replace(_, __, out):
+        rows, columns = (torch.tensor(i, device=out.device) for i in zip(*((r, p) for r, p, _ in places)))
+        return out.index_put((rows, columns), torch.stack([vectors[t] for _, _, t in places]).to(out))
+
+    handle = embedding.register_forward_hook(replace) if places else None
+    try:
+        yield
+    finally:
+        if handle:
+            handle.remove()
+
+
+def encode(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """(text features [n, length, din], mask [n, length] of the words: no start, end or padding).
+
+    `vectors` maps tokens to embeddings [din]; gradients flow to them.
+    """
+    vectors = vectors or {}
+    rows = [tokenize(base.pipe.tokenizer, p, tuple(vectors)) for p in prompts]
+    places = [(r, position, token) for r, row in enumerate(rows) for position, token in row.slots]
+    ids = torch.tensor([row.ids for row in rows], device=base.device)
+    with _vectors_at(base.embedding, places, vectors):
+        features = base.pipe.text_encoder(ids)[0]
+    position = torch.arange(ids.shape[1], device=base.device)
+    ends = torch.tensor([row.end for row in rows], device=base.device)
+    return features, (position > 0) & (position < ends[:, None])
