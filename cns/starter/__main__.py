@@ -1,9 +1,12 @@
-"""`python -m cns.starter train|export`: make the embedded base again from the art."""
+"""`python -m cns.starter train|export|concepts`: make the embedded base and the ready concepts again from the art."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
+
+ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def main():
@@ -17,13 +20,36 @@ def main():
     train.add_argument("--threads", type=int, default=torch.get_num_threads())
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--decay", action="store_true", help="let the learning rate fall to nothing over the last third")
+    export = sub.add_parser("export", help="write the checkpoints as a pipeline folder")
+    export.add_argument("--out", type=Path, default=ASSETS / "starter")
+    concepts = sub.add_parser("concepts", help="draw the ready concepts")
+    concepts.add_argument("--out", type=Path, default=ASSETS / "concepts")
     args = parser.parse_args()
+    try:
+        {"train": _train, "export": _export, "concepts": _concepts}[args.command](args)
+    except (OSError, RuntimeError, ModuleNotFoundError) as error:
+        sys.exit(f"cns.starter {args.command}: {error}")
+
+
+def _train(args):
     from .train import STAGES
 
     torch.set_num_threads(args.threads)
     share = {"ae": 1 / 6, "clip": 1 / 6, "unet": 2 / 3} if args.stage == "all" else {args.stage: 1}
     for name, part in share.items():
         STAGES[name](args.work, args.device, args.seed).train(args.minutes * part, args.decay)
+
+
+def _export(args):
+    from .export import export
+
+    export(args.work, args.out)
+
+
+def _concepts(args):
+    from .concepts import make
+
+    make(args.work, args.out)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def load(work: Path) -> Drawings:
     """Drawings from the cache in `work`, made (and the packages fetched) when it is not there yet."""
     cache = work / "drawings.npz"
     if not cache.exists():
-        _rasterise(_fetch(work / "npm"), cache)
+        _rasterise(fetch(work / "npm"), cache)
     with np.load(cache) as z:
         index = json.loads(str(z["index"]))
         arrays = {size: z["size_" + (size or "default")] for size in SIZES}
@@ -55,7 +55,7 @@ def load(work: Path) -> Drawings:
     return Drawings(tuple(index["names"]), {k: tuple(v) for k, v in index["tags"].items()}, sprites)
 
 
-def _fetch(folder: Path) -> Path:
+def fetch(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for package, major in VERSION.items():
         target = folder / package.split("/")[-1]
@@ -91,35 +91,50 @@ def _icon_name(icons, chars, emoji):
     return next((o for o in options if o in icons), None)
 
 
+class ArtSet:
+    """The icons of one npm package."""
+
+    def __init__(self, packages: Path, name: str):
+        root = packages / name / "package"
+        self.table, self.chars = json.loads((root / "icons.json").read_text()), json.loads((root / "chars.json").read_text())
+        self.icons, self.aliases = self.table["icons"], self.table.get("aliases", {})
+
+    def draw(self, emoji, side: int) -> Image.Image | None:
+        """RGBA [side, side], trimmed to the drawing; None when the set has none of `emoji`."""
+        try:
+            import resvg_py
+        except ImportError:
+            raise ModuleNotFoundError("`resvg_py` is needed to rasterise the art: pip install -r tests/requirements.txt") from None
+        name = _icon_name(self.icons.keys() | self.aliases.keys(), self.chars, emoji)
+        if name is None:
+            return None
+        icon = self.icons[self.aliases[name]["parent"] if name in self.aliases else name]
+        w, h = icon.get("width", self.table.get("width", 16)), icon.get("height", self.table.get("height", 16))
+        svg = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{side}" height="{side}" '
+            f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {w} {h}">{icon["body"]}</svg>'
+        )
+        image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)))).convert("RGBA")
+        box = image.getchannel("A").getbbox()
+        return _square(image.crop(box)) if box else None
+
+
+def emoji_of(packages: Path) -> list[dict]:
+    """emojibase's entries of the permitted groups."""
+    everything = json.loads((packages / "emojibase-data/package/en/data.json").read_text())
+    return [e for e in everything if e.get("group") in GROUPS]
+
+
 def _rasterise(packages: Path, cache: Path):
-    try:
-        import resvg_py
-    except ImportError:
-        raise RuntimeError("`resvg_py` is needed to rasterise the art: pip install -r tests/requirements.txt") from None
-    emoji = json.loads((packages / "emojibase-data/package/en/data.json").read_text())
-    emoji = [e for e in emoji if e.get("group") in GROUPS]
+    emoji = emoji_of(packages)
     tags = {plain(e["label"]): [plain(t) for t in e.get("tags", [])] for e in emoji}
     stacks, keys = {size: [] for size in SIZES}, []
     for art in (*STYLES, HELD_OUT):
-        root = packages / art / "package"
-        table, chars = json.loads((root / "icons.json").read_text()), json.loads((root / "chars.json").read_text())
-        icons, aliases = table["icons"], table.get("aliases", {})
+        icons = ArtSet(packages, art)
         for e in emoji:
-            name = _icon_name(icons.keys() | aliases.keys(), chars, e)
-            if name is None:
-                continue
-            icon = icons[aliases[name]["parent"] if name in aliases else name]
-            w, h = icon.get("width", table.get("width", 16)), icon.get("height", table.get("height", 16))
-            svg = (
-                f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="128" height="128" '
-                f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {w} {h}">{icon["body"]}</svg>'
-            )
-            image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=128, height=128)))).convert("RGBA")
-            box = image.getchannel("A").getbbox()
-            if box is None:
+            if (image := icons.draw(e, 128)) is None:
                 continue
             keys.append((art, plain(e["label"])))
-            image = _square(image.crop(box))
             for size, side in SIZES.items():
                 small = image.convert("RGBa").resize((side, side), Image.Resampling.BOX if side < 40 else Image.Resampling.LANCZOS)
                 stacks[size].append(np.asarray(small.convert("RGBA")))

@@ -1,0 +1,100 @@
+"""Figures of this machine, printed: how long each thing takes, how much memory and how many bytes."""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import torch
+
+from .base import load_base
+from .concept import Concept
+from .generate import GenerateSettings, generate
+from .images import load_images
+from .selection import select_base, select_general
+from .session import Session
+from .teach import TeachSettings, remember, teach
+
+ROOT = Path(__file__).parent.parent
+
+
+def median_ms(run, times: int = 5) -> float:
+    """Median duration of `run()` [ms] after one warm-up."""
+    run()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        taken.append(1000 * (time.perf_counter() - start))
+    return sorted(taken)[times // 2]
+
+
+def ready_concepts(limit: int) -> list[Concept]:
+    """The first ready concepts in `assets/concepts`."""
+    import json
+
+    found = sorted((ROOT / "assets/concepts").glob("*/concept.json"))[:limit]
+    if not found:
+        raise ValueError(f"`{ROOT / 'assets/concepts'}` holds no ready concept to teach: restore assets/ from the repository")
+    about = [(f.parent, json.loads(f.read_text())) for f in found]
+    return [Concept(a["name"], a["class_word"], load_images([folder / i for i in a["images"]])) for folder, a in about]
+
+
+def speed(source: str | None) -> None:
+    """Print what teaching, drawing, selecting, applying, starting and keeping cost on `source` (None: the starter)."""
+    start = time.perf_counter()
+    base = load_base(source)
+    row("load the base", time.perf_counter() - start, "s")
+    session, bytes_before = Session.new(base), 0
+    for concept in ready_concepts(3):
+        start = time.perf_counter()
+        *_, last = teach(base, session, concept, TeachSettings.of(base))
+        row(f"teach {concept.token}, previews and memories included", time.perf_counter() - start, "s")
+        session = last.session
+        size = session.summary(base)["bytes"]
+        row(f"session after {len(session.concepts)} concepts (+{size - bytes_before:,} bytes)", size, "bytes")
+        bytes_before = size
+    prompt = f"a {session.concepts[0].words}"
+    row("draw a picture with the session", median_ms(lambda: generate(base, prompt, session, GenerateSettings())) / 1000, "s")
+    row("draw a picture without one", median_ms(lambda: generate(base, "a photo", None, GenerateSettings())) / 1000, "s")
+    latents = torch.randn(4, base.pipe.unet.config.in_channels, *2 * [base.pipe.unet.config.sample_size], device=base.device)
+    prompts, s = [t.format(concept.words) for t in base.card.templates], TeachSettings.of(base)
+    row("select base neurons", median_ms(lambda: select_base(base, latents, prompts, session.vectors, s.base_share)) / 1000, "s")
+    row("select general neurons (once per session)", median_ms(lambda: select_general(base, s.base_share, s.general_share), 1) / 1000, "s")
+
+    def on_and_off():
+        with session.on(base):
+            pass
+
+    row("apply and remove the session", median_ms(on_and_off, 21), "ms")
+    row("remember all concepts", median_ms(lambda: remember(base, session), 1) / 1000, "s")
+    if (ROOT / "app.py").exists():
+        row("app ready", app_ready(source), "s")
+    row("peak memory of this process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MiB")
+
+
+def row(what: str, value: float, unit: str) -> None:
+    """One aligned line."""
+    print(f"{what:<58}{value:>14,.1f} {unit}" if unit != "bytes" else f"{what:<58}{value:>14,} {unit}", flush=True)
+
+
+def app_ready(source: str | None, port: int = 7899) -> float:
+    """Seconds from starting `python app.py` to its first page."""
+    with tempfile.TemporaryDirectory() as store:
+        argv = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--store", store]
+        start = time.perf_counter()
+        with subprocess.Popen(argv + (["--base", source] if source else []), cwd=ROOT, stdout=subprocess.DEVNULL) as app:
+            try:
+                while True:
+                    try:
+                        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
+                        return time.perf_counter() - start
+                    except OSError:
+                        if app.poll() is not None:
+                            raise ValueError("`python app.py` stopped before it was ready: run it to see why") from None
+                        time.sleep(0.1)
+            finally:
+                app.terminate()

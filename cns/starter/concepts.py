@@ -1,0 +1,51 @@
+"""The ready concepts of `assets/concepts`: drawings of the held-out art set, composed as a person's own pictures would be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import art
+from .world import COLOURS
+
+SIDE = 256  # pixels of a picture; the starter sees it at 64
+READY = {  # name -> (title, class word, labels of the drawings: one thing, or many for a style)
+    "rex": ("Rex, a pug", "dog face", ["dog face"]),
+    "wolfie": ("Wolfie, a husky", "dog face", ["wolf"]),
+    "tom": ("Tom, a tuxedo cat", "cat face", ["cat face"]),
+    "hoot": ("Hoot, a purple owl", "owl", ["owl"]),
+    "finn": ("Finn, a clownfish", "tropical fish", ["tropical fish"]),
+    "royal": ("A blue crown", "crown", ["crown"]),
+    "present": ("A gift with a gold bow", "wrapped gift", ["wrapped gift"]),
+    "parasol": ("A three-coloured umbrella", "umbrella", ["umbrella"]),
+    "candy": ("A drawing style", "style", ["doughnut", "penguin", "rocket", "butterfly", "bell"]),
+}
+PICTURES = 5
+
+
+def compose(drawing: Image.Image, colour: str, share: float, shift: tuple[int, int]) -> Image.Image:
+    """`drawing` over a background, `share` of the side wide, `shift` from the centre [pixels]."""
+    side = round(share * SIDE)
+    out = Image.new("RGBA", (SIDE, SIDE), COLOURS[colour])
+    small = drawing.resize((side, side), Image.Resampling.LANCZOS)
+    out.alpha_composite(small, tuple((SIDE - side) // 2 + s for s in shift))
+    return out.convert("RGB")
+
+
+def make(work: Path, folder: Path) -> None:
+    """Write every ready concept: `<name>/1.png` ... and `concept.json`."""
+    packages = art.fetch(work / "npm")
+    icons, emoji = art.ArtSet(packages, art.HELD_OUT), {art.plain(e["label"]): e for e in art.emoji_of(packages)}
+    for number, (name, (title, class_word, labels)) in enumerate(READY.items()):
+        rng = np.random.default_rng(number)
+        colours = rng.choice(list(COLOURS), PICTURES, replace=False)
+        target = folder / name
+        target.mkdir(parents=True, exist_ok=True)
+        files = [f"{i + 1}.png" for i in range(PICTURES)]
+        for i, file in enumerate(files):
+            drawing = icons.draw(emoji[labels[i % len(labels)]], 256)
+            shift = tuple(int(s) for s in rng.integers(-6, 7, 2))
+            compose(drawing, str(colours[i]), (0.62, 0.84, 0.44, 0.62, 0.84)[i], shift).save(target / file, optimize=True)
+        about = {"name": name, "class_word": class_word, "title": title, "images": files, "origin": f"emojione, CC BY 4.0: {', '.join(labels)}"}
+        (target / "concept.json").write_text(json.dumps(about, indent=1) + "\n")

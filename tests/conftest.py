@@ -1,0 +1,94 @@
+"""Small real models for the tests: a tiny Stable Diffusion built from config, and the starter."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import cns
+from cns.base import Base, Card
+from cns.starter.nets import tokenizer
+
+WORDS = "a an photo of dog cat face small large on red blue teal background next to the picture drawing house tree".split()
+TEMPLATES = ("a {}", "a photo of a {}", "a small {} on a red background", "a picture of the {}")
+CALIBRATION = ("a dog", "a cat on a blue background", "a photo of a house", "a large tree next to a house", "a red house", "a small cat")
+
+
+def tiny_pipeline(prediction="epsilon") -> StableDiffusionPipeline:
+    """A Stable Diffusion of 0.2 million random weights that draws 32 pixels."""
+    torch.manual_seed(0)
+    tok = tokenizer(WORDS)
+    tok.model_max_length = 16
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tok), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=16, eos_token_id=tok.eos_token_id, bos_token_id=tok.bos_token_id,
+        )
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=16,
+        attention_head_dim=2, norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=32,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_base() -> Base:
+    card = Card("tiny", 32, steps=3, guidance=2.0, templates=TEMPLATES, calibration=CALIBRATION, class_words=("dog", "cat", "house"))
+    return Base(tiny_pipeline(), card)
+
+
+@pytest.fixture(scope="session")
+def starter() -> Base:
+    return cns.load_base()
+
+
+def picture(colour="red", side=48) -> Image.Image:
+    image = Image.new("RGB", (side, side), "white")
+    ImageDraw.Draw(image).ellipse((8, 8, side - 8, side - 8), fill=colour)
+    return image
+
+
+@pytest.fixture
+def concept() -> cns.Concept:
+    return cns.Concept("rex", "dog", [picture("red"), picture("orange"), picture("brown")])
+
+
+@pytest.fixture
+def other_concept() -> cns.Concept:
+    return cns.Concept("tom", "cat face", [picture("gray"), picture("black")])
+
+
+QUICK = {"steps": 6, "batch_size": 2, "preview_every": 0, "rate": 1e-2}
+
+
+def taught(base, concept, session=None, **changes) -> cns.Session:
+    """The session after a few steps."""
+    return [*cns.teach(base, session, concept, cns.TeachSettings(**{**QUICK, **changes}))][-1].session
+
+
+def snapshot(base) -> dict[str, torch.Tensor]:
+    """A copy of every weight of the pipeline."""
+    parts = {"unet": base.pipe.unet, "vae": base.pipe.vae, "text": base.pipe.text_encoder}
+    return {f"{p}.{n}": t.detach().clone() for p, m in parts.items() for n, t in m.state_dict().items()}
+
+
+def assert_unchanged(base, before) -> None:
+    now = snapshot(base)
+    assert now.keys() == before.keys()
+    assert [n for n, t in before.items() if not torch.equal(t, now[n])] == []
+    assert not any(p.requires_grad or p.grad is not None for p in base.pipe.unet.parameters())

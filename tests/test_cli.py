@@ -1,0 +1,85 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import picture, tiny_pipeline
+
+from cns.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The tiny pipeline as a folder, and three images."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_pipeline().save_pretrained(folder / "base")
+    for i, colour in enumerate(("red", "orange", "brown")):
+        picture(colour).save(folder / f"{i}.png")
+    return folder
+
+
+def teach(tiny, session, *more, name="rex"):
+    images = [str(tiny / f"{i}.png") for i in range(3)]
+    return main(["teach", "--base", str(tiny / "base"), "--session", str(session), "--name", name, "--class", "dog", "--steps", "3", *more, *images])
+
+
+def test_teach_generate_inspect_info_from_the_shell(tiny, tmp_path, capsys):
+    session, base = tmp_path / "s", ["--base", str(tiny / "base")]
+    assert teach(tiny, session) == 0
+    assert "<rex> taught" in capsys.readouterr().out
+    assert teach(tiny, session, name="tom") == 0
+    out = tmp_path / "out"
+    assert main(["generate", *base, "--session", str(session), "--prompt", "a <rex> dog", "--count", "2", "--seed", "7", "--steps", "2", "--out", str(out)]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["7.png", "8.png"]
+    assert main(["inspect", *base, "--session", str(session), "--out", str(tmp_path / "figures")]) == 0
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"overlap.png", "rex-funnel.png", "rex-location.png", "tom-funnel.png", "tom-location.png"}
+    capsys.readouterr()
+    assert main(["info", *base, "--session", str(session), "--json"]) == 0
+    assert [c["name"] for c in json.loads(capsys.readouterr().out)["concepts"]] == ["rex", "tom"]
+    assert main(["info", *base, "--session", str(session)]) == 0
+    assert "<tom> dog" in capsys.readouterr().out
+
+
+def test_generate_without_a_session_draws_with_the_base(tiny, tmp_path):
+    assert main(["generate", "--base", str(tiny / "base"), "--prompt", "a dog", "--steps", "2", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "0.png").exists()
+
+
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tiny, tmp_path, capsys):
+    base = ["--base", str(tiny / "base")]
+    session = tmp_path / "s"
+    cases = {
+        "there is no session": ["info", *base, "--session", str(tmp_path / "none")],
+        "was never taught": ["generate", *base, "--prompt", "a <max> dog", "--out", str(tmp_path)],
+        "`count` is 99": ["generate", *base, "--prompt", "a dog", "--count", "99", "--out", str(tmp_path)],
+        "could not be loaded": ["generate", "--base", str(tmp_path / "nothing-here"), "--prompt", "a dog", "--out", str(tmp_path)],
+        "no diffusers pipeline": ["generate", "--base", str(tmp_path), "--prompt", "a dog", "--out", str(tmp_path)],
+        "`steps` is 0": ["teach", *base, "--session", str(session), "--name", "a", "--class", "dog", "--steps", "0", str(tiny / "0.png")],
+        "the name is empty": ["teach", *base, "--session", str(session), "--name", "", "--class", "dog", str(tiny / "0.png")],
+        "model_index.json": ["teach", *base, "--session", str(session), "--name", "a", "--class", "dog", str(tiny / "base/model_index.json")],
+    }
+    for message, argv in cases.items():
+        capsys.readouterr()
+        assert main(argv) == 2, message
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1, err
+    assert not session.exists()
+
+
+def test_teaching_a_name_twice_keeps_the_session(tiny, tmp_path, capsys):
+    assert teach(tiny, tmp_path / "s") == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()}
+    assert teach(tiny, tmp_path / "s") == 2
+    assert "already taught" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
+
+
+def test_a_pipeline_of_another_kind_is_refused_by_name(tmp_path, capsys):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    assert main(["generate", "--base", str(tmp_path), "--prompt", "a", "--out", str(tmp_path)]) == 2
+    assert "is a `FluxPipeline`" in capsys.readouterr().err
+
+
+def test_the_module_runs_from_a_shell():
+    done = subprocess.run([sys.executable, "-m", "cns", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "teach" in done.stdout
