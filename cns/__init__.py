@@ -2,17 +2,17 @@
 
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
-Modules, in reading order: `images`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `session`, `generate`,
-`teach`, `scores`, `figures`, `store`, `bench`; `starter` makes the embedded base; `ui` is the app; `__main__` the shell.
+Modules, in reading order: `images`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `session`, `generation`,
+`teaching`, `scores`, `figures`, `store`, `bench`; `starter` makes the embedded base; `ui` is the app; `__main__` the shell.
 """
 
 from .base import STARTER, Base, load_base
 from .concept import AlreadyTaught, Concept, check
-from .generate import GenerateSettings, generate
+from .generation import GenerateSettings, generate
 from .images import load_images, square
 from .scores import Scorer
 from .session import Learned, Session
-from .teach import Memory, TeachEvent, TeachSettings, remember, silence, teach
+from .teaching import Memory, TeachEvent, TeachSettings, remember, silence, teach
 from .text import check_prompt
 
 __all__ = [

@@ -16,8 +16,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
-from .prompts import CALIBRATION, CLASS_WORDS, TEMPLATES
+from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES
 from .scores import Scorer
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
@@ -32,7 +33,8 @@ class Card:
     size: int  # side of a picture [pixels]
     steps: int = 30  # denoising steps of a picture
     guidance: float = 7.5  # classifier-free guidance scale
-    templates: tuple[str, ...] = TEMPLATES  # captions to teach with; `{}` is "<token> class word"
+    templates: tuple[str, ...] = TEMPLATES  # captions that fit any picture; `{}` is "<token> class word"
+    scenes: tuple[str, ...] = SCENES  # captions that say more: each picture gets the one that the CLIP finds fits best
     calibration: tuple[str, ...] = CALIBRATION  # unrelated prompts: what general neurons respond to
     class_words: tuple[str, ...] = CLASS_WORDS  # to suggest from
     teach: dict = field(default_factory=dict)  # overrides of `TeachSettings`' defaults
@@ -110,8 +112,9 @@ def load_base(source: str | Path | None = None, device: str | None = None) -> Ba
     device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, use_safetensors=True)
+        pipe = StableDiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True)
     except OSError as error:
         raise OSError(f"base `{source}` could not be loaded: no such folder, or the Hub does not have it or cannot be reached") from error
     size = pipe.unet.config.sample_size * pipe.vae_scale_factor

@@ -12,11 +12,11 @@ import torch
 
 from .base import load_base
 from .concept import Concept
-from .generate import GenerateSettings, generate
+from .generation import GenerateSettings, generate
 from .images import load_images
 from .selection import select_base, select_general
 from .session import Session
-from .teach import TeachSettings, remember, teach
+from .teaching import TeachSettings, remember, teach
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,10 +1,16 @@
-"""Words that a base may override in its card: captions to teach with, calibration prompts, class words to suggest."""
+"""Words that a base may override in its card: captions to teach with (of any picture, and of scenes), calibration prompts, class words to suggest."""
 
 TEMPLATES = (
     "a photo of a {}", "a close-up photo of a {}", "a photo of one {}", "a good photo of a {}", "a picture of the {}",
-    "a rendering of a {}", "a cropped photo of the {}", "a bright photo of the {}", "a photo of a small {}",
-    "a photo of a large {}", "a photo of a {} indoors", "a photo of a {} outdoors", "a {} on a plain background",
-    "a photo of my {}", "a depiction of a {}", "an image of a {}",
+    "a rendering of a {}", "a cropped photo of the {}", "a bright photo of the {}", "a photo of my {}", "a depiction of a {}", "an image of a {}",
+)  # fmt: skip
+SCENES = tuple(
+    "a photo of a {} " + where
+    for where in (
+        "on grass", "in the snow", "on a beach", "in a street", "in a forest", "against the sky", "on water", "on a wooden table",
+        "on a sofa", "on a bed", "on a carpet", "in a kitchen", "in a garden", "on a white background", "on a black background",
+        "held in a hand", "seen from above", "seen from the side",
+    )
 )  # fmt: skip
 _SUBJECTS = (
     "a mountain lake at dawn", "two people talking in a cafe", "a bowl of ramen", "an old sailing ship", "a crowded street market",

@@ -41,7 +41,7 @@ def tiny_pipeline(prediction="epsilon") -> StableDiffusionPipeline:
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False),
+        vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 

@@ -85,7 +85,7 @@ DAMAGES = {
     "embedding of another size": lambda a, t: t.__setitem__("concept/0/vector", torch.zeros(3)),
     "embedding missing": lambda a, t: t.pop("concept/1/vector"),
     "picture is no PNG": lambda a, t: t.__setitem__("concept/0/picture", torch.zeros(9, dtype=torch.uint8)),
-    "mask too short": lambda a, t: t.__setitem__(next(k for k in t if "/mask/" in k), torch.zeros(1, dtype=torch.uint8)),
+    "mask of another length": lambda a, t: t.__setitem__(next(k for k in t if "/mask/" in k), torch.zeros(99, dtype=torch.uint8)),
     "concepts are no list": lambda a, t: a.__setitem__("concepts", 7),
     "no base": lambda a, t: a.pop("base"),
     "another tensor file": lambda a, t: None,

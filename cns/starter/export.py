@@ -11,13 +11,11 @@ from diffusers import StableDiffusionPipeline
 from ..base import CARD
 from . import art, nets
 from .train import latent_scale
-from .world import COLOURS, STYLES, THINGS, World, vocabulary
+from .world import COLOURS, THINGS, World, article, vocabulary
 
 TEACH = {"steps": 200}  # overrides of TeachSettings' defaults that suit the starter
-TEMPLATES = (
-    "a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}", "a small {}", "a large {}",
-    *(f"a {{}} on {'an' if c[0] in 'aeio' else 'a'} {c} background" for c in COLOURS),
-)  # fmt: skip
+TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}")
+SCENES = tuple(f"a {size}{{}} on {article(c)} background" for size in ("", "small ", "large ") for c in COLOURS)
 
 
 def pipeline(work: Path, drawings) -> StableDiffusionPipeline:
@@ -48,7 +46,7 @@ def export(work: Path, folder: Path) -> None:
     nets.clip_processor().save_pretrained(folder / "clip")
     rng, world = np.random.default_rng(2), World(drawings)
     card = {
-        "id": "cns-starter", "size": 64, "steps": 20, "guidance": 3.0, "templates": TEMPLATES, "teach": TEACH,
+        "id": "cns-starter", "size": 64, "steps": 20, "guidance": 3.0, "templates": TEMPLATES, "scenes": SCENES, "teach": TEACH,
         "calibration": [world.sample(rng).caption for _ in range(64)], "class_words": sorted({*THINGS, *(n for n in drawings.names if " " not in n)}),
     }  # fmt: skip
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
@@ -58,13 +56,10 @@ def contact_sheet(base, prompts, path: Path, seeds=(0, 1)) -> None:
     """One row of pictures for each seed, one column for each prompt."""
     from PIL import Image
 
-    from ..generate import GenerateSettings, generate
+    from ..generation import GenerateSettings, generate
 
     sheet = Image.new("RGB", (base.size * len(prompts), base.size * len(seeds)))
     for i, prompt in enumerate(prompts):
         for j, seed in enumerate(seeds):
             sheet.paste(generate(base, prompt, None, GenerateSettings(seed=seed))[0], (i * base.size, j * base.size))
     sheet.save(path)
-
-
-__all__ = ["STYLES", "contact_sheet", "export"]

@@ -6,7 +6,7 @@ from conftest import QUICK, assert_unchanged, snapshot, taught, tiny_pipeline
 
 import cns
 from cns.base import Base, Card
-from cns.teach import target
+from cns.teaching import target
 
 
 def test_only_concept_neurons_and_the_token_change(tiny_base, concept):
@@ -46,7 +46,7 @@ def test_the_base_is_bit_identical_at_every_event_and_after_all_ends(tiny_base, 
 def test_a_loss_that_is_not_finite_stops_and_changes_nothing(tiny_base, concept, monkeypatch):
     session, before = taught(tiny_base, concept), snapshot(tiny_base)
     values = {n: v.clone() for n, v in session.delta.values.items()}
-    monkeypatch.setattr("cns.teach.target", lambda *a: torch.full((2, 4, 16, 16), float("nan")))
+    monkeypatch.setattr("cns.teaching.target", lambda *a: torch.full((2, 4, 16, 16), float("nan")))
     second = cns.Concept("tom", "cat", concept.images)
     with pytest.raises(FloatingPointError, match="not finite at step 1"):
         taught(tiny_base, second, session)
@@ -60,7 +60,7 @@ def test_an_error_in_the_middle_leaves_the_base_as_it_was(tiny_base, concept, mo
     def broken(*_):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("cns.teach._Teaching.draw", broken)
+    monkeypatch.setattr("cns.teaching._Teaching.draw", broken)
     with pytest.raises(RuntimeError, match="broken"):
         taught(tiny_base, concept, preview_every=3)
     assert_unchanged(tiny_base, before)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .concept import Concept, check
 from .delta import written
-from .generate import GenerateSettings, sample
+from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .selection import Selection, select_base, select_general
 from .session import Learned, Session, pack, unpack
@@ -131,6 +131,7 @@ class _Teaching:
         self.vector = base.embedding.weight[class_ids].detach().float().mean(0).clone().requires_grad_()  # [din]
         with base.lock:
             self.latents = base.latents(to_pixels(concept.images, base.size))
+            self.captions = captions(base, concept)
             self.selection = self._select()
             self.second_moment = self._second_moment() if settings.response else None
         self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in self.selection.concept.items()}  # flat int64 [k]
@@ -202,10 +203,11 @@ class _Teaching:
         """One step of AdamW on a batch of noised latents with random captions."""
         base, g, n = self.base, self.generator, self.settings.batch_size
         schedule = base.pipe.scheduler
-        z = self.latents[torch.randint(len(self.latents), (n,), generator=g)]
+        which = torch.randint(len(self.latents), (n,), generator=g)
+        z = self.latents[which]
         t = torch.randint(schedule.config.num_train_timesteps, (n,), generator=g).to(base.device)
         noise = torch.randn(z.shape, generator=g).to(z)
-        prompts = [self.prompts[i] for i in torch.randint(len(self.prompts), (n,), generator=g)]
+        prompts = [self.captions[i][torch.randint(len(self.captions[i]), (), generator=g)] for i in which]
         features, _ = encode(base, prompts, self.vectors)
         noisy = schedule.add_noise(z, noise, t).to(features.dtype)
         loss = F.mse_loss(base.pipe.unet(noisy, t, features).sample.float(), target(base, z, noise, t))
@@ -252,6 +254,16 @@ class _Teaching:
         general = {n: pack(m) for n, m in self.selection.general.items()}
         delta = self.session.delta.replaced(self.index, values)
         return replace(self.session, concepts=(*self.session.concepts, learned), delta=delta, general=general), before
+
+
+def captions(base, concept: Concept) -> list[list[str]]:
+    """What each picture may be called in training: the neutral templates and, as often, the scene that fits it best."""
+    neutral = [t.format(concept.words) for t in base.card.templates]
+    if not (base.scorer and base.card.scenes):
+        return [neutral] * len(concept.images)
+    texts = base.scorer.text_features([s.format(concept.class_word) for s in base.card.scenes])
+    best = (base.scorer.image_features([square(i, base.size) for i in concept.images]) @ texts.T).argmax(1)
+    return [neutral + [base.card.scenes[i].format(concept.words)] * len(neutral) for i in best]
 
 
 def target(base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
