@@ -13,13 +13,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES
-from .scores import Scorer
+transformers_logging.set_verbosity_error()  # diffusers' import makes it advise installing torchvision, which nothing here needs
+
+from diffusers import StableDiffusionPipeline  # noqa: E402
+from diffusers.utils import logging as diffusers_logging  # noqa: E402
+
+from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES  # noqa: E402
+from .scores import Scorer  # noqa: E402
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
 CARD = "cns.json"  # optional file in a base's folder: overrides of the fields of `Card`
@@ -115,7 +118,7 @@ def load_base(source: str | Path | None = None, device: str | None = None) -> Ba
     transformers_logging.disable_progress_bar()
     try:
         pipe = StableDiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OSError(f"base `{source}` could not be loaded: no such folder, or the Hub does not have it or cannot be reached") from error
     size = pipe.unet.config.sample_size * pipe.vae_scale_factor
     card = {"id": folder.name if local else str(source), "size": size}

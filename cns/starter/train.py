@@ -34,7 +34,7 @@ class Stage:
         self.tok = nets.tokenizer(vocabulary(self.drawings))
         self.models = {k: m.to(device) for k, m in self.build().items()}
         self.ema = {k: copy.deepcopy(m).eval().requires_grad_(False) for k, m in self.models.items()}
-        self.opt = torch.optim.AdamW(self.groups(), lr=RATE[self.name], betas=(0.9, 0.99), weight_decay=0.01)
+        self.opt = torch.optim.AdamW(self.groups(), lr=RATE[self.name], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.base_lrs = [g["lr"] for g in self.opt.param_groups]
         self.step, self.seconds = 0, 0.0
         path = work / f"{self.name}.pt"
@@ -152,14 +152,23 @@ class Unet(Stage):
         ]
 
     def loss(self, rng):
-        scenes, captions = self.world.batch(BATCH["unet"], rng)
-        captions = ["" if rng.random() < 0.1 else c for c in captions]
-        with torch.no_grad():
-            z = self.ae.encode(self.pixels(scenes).contiguous(memory_format=torch.channels_last)).latent_dist.mean.float() * self.scale
-        noise, t = torch.randn_like(z), torch.randint(0, 1000, (len(z),), device=self.device)
+        # encoding is a seventh of a step: each scene serves in two steps, with new noise
+        (old_z, old_captions), new = getattr(self, "fresh", None) or self.encoded(rng), self.encoded(rng)
+        self.fresh = new
+        z, captions = torch.cat([old_z, new[0]]), ["" if rng.random() < 0.1 else c for c in (*old_captions, *new[1])]
+        noise = torch.randn_like(z)
+        t = (1000 * torch.rand(len(z), device=self.device) ** 0.7).long()  # more of the high noise, where the words decide
         noisy, v = self.schedule.add_noise(z, noise, t), self.schedule.get_velocity(z, noise, t)
         text = self.models["text"](input_ids=self.tokens(captions).to(self.device)).last_hidden_state
         return F.mse_loss(self.models["unet"](noisy, t, text).sample.float(), v)
+
+
+    @torch.no_grad()
+    def encoded(self, rng):
+        """Half a batch of scenes: (scaled latents, captions)."""
+        scenes, captions = self.world.batch(BATCH["unet"] // 2, rng)
+        x = self.pixels(scenes).contiguous(memory_format=torch.channels_last)
+        return self.ae.encode(x).latent_dist.mean.float() * self.scale, captions
 
 
 @torch.no_grad()

@@ -1,0 +1,67 @@
+"""The shape of the package: no import cycle, third-party libraries behind their walls, nothing extra at the top level."""
+
+import ast
+import graphlib
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FILES = [f for f in (ROOT / "cns").rglob("*.py")]
+WALLS = {  # library -> the modules that may import it
+    "gradio": {"cns/ui"},
+    "spaces": {"cns/ui"},
+    "huggingface_hub": {"cns/store.py"},
+    "matplotlib": {"cns/figures.py"},
+    "diffusers": {"cns/base.py", "cns/starter"},
+    "transformers": {"cns/base.py", "cns/scores.py", "cns/starter"},
+    "resvg_py": {"cns/starter"},
+    "peft": {"cns/baselines.py"},
+}
+
+
+def imports(file: Path):
+    """(module, names) of every import in `file`; relative ones as dotted paths from the root."""
+    package = list(file.relative_to(ROOT).with_suffix("").parts)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((a.name, []) for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            prefix = package[: len(package) - node.level] if node.level else []
+            yield ".".join([*prefix, *(node.module or "").split(".")]).strip("."), [a.name for a in node.names]
+
+
+def name_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_the_import_graph_has_no_cycle():
+    names = {name_of(f) for f in FILES}
+    graph = {}
+    for file in FILES:
+        needs = {m for module, what in imports(file) for m in (module, *(f"{module}.{w}" for w in what)) if m in names}
+        graph[name_of(file)] = needs - {name_of(file), "cns"}
+    assert [*graphlib.TopologicalSorter(graph).static_order()]
+
+
+def test_third_party_libraries_stay_behind_their_walls():
+    outside = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in FILES
+        for module, _ in imports(file)
+        if (allowed := WALLS.get(module.split(".")[0])) is not None and not any(str(file.relative_to(ROOT)).startswith(a) for a in allowed)
+    ]
+    assert outside == []
+
+
+def test_no_module_is_over_400_lines():
+    assert [f.name for f in [*FILES, ROOT / "app.py"] if len(f.read_text().splitlines()) > 400] == []
+
+
+def test_the_top_level_holds_nothing_extra():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    top = {t.split("/")[0] for t in tracked}
+    assert {t for t in top if not t.startswith(".")} <= {"app.py", "requirements.txt", "README.md", "LICENSE", "cns", "assets", "tests"}
+
+
+def test_assets_stay_under_64_mib():
+    assert sum(f.stat().st_size for f in (ROOT / "assets").rglob("*") if f.is_file()) <= 64 * 2**20
