@@ -44,7 +44,7 @@ def _legend(axes, **where):
 
 def funnel(base, session: Session, name: str) -> Figure:
     """Per K and V matrix: the share of base neurons, split into general ones (taken away) and concept neurons (trained)."""
-    counts = session.concept(name).stats["funnel"]
+    counts = dict(sorted(session.concept(name).stats["funnel"].items(), key=lambda c: ("d m u".index(c[0][0]), c[0])))
     figure, axes = _canvas(7.0, 0.9 + 0.24 * len(counts))
     rows = np.arange(len(counts))[::-1]
     strong, chosen, size = (np.array([c[i] for c in counts.values()], float) for i in range(3))
@@ -59,7 +59,8 @@ def funnel(base, session: Session, name: str) -> Figure:
 def location(session: Session, name: str) -> Figure:
     """Which part of the concept's neurons lies in each block of the network, K beside V."""
     mask = session.concept(name).mask
-    blocks = list(dict.fromkeys(short(n)[:-2] for n in mask))
+    order = ("down", "mid", "up")  # as the signal goes through the network
+    blocks = sorted(dict.fromkeys(short(n)[:-2] for n in mask), key=lambda b: next((i for i, o in enumerate(order) if b.startswith(o)), 9))
     total = max(1, sum(len(i) for i in mask.values()))
     figure, axes = _canvas(7.0, 2.8)
     for shift, kind, colour in ((-0.2, "K", BASE), (0.2, "V", CONCEPT)):
@@ -67,7 +68,7 @@ def location(session: Session, name: str) -> Figure:
         axes.bar(np.arange(len(blocks)) + shift, part, 0.38, color=colour, label={"K": "keys", "V": "values"}[kind])
     axes.set_xticks(range(len(blocks)), blocks, rotation=30 if len(blocks) > 8 else 0)
     axes.set_ylabel("share of its neurons [%]")
-    _legend(axes, loc="upper right")
+    _legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 
@@ -86,13 +87,13 @@ def overlap(session: Session) -> Figure:
     """Jaccard index of every two concepts' neurons."""
     both, jaccard = shared(session)
     n, names = len(both), [c.token for c in session.concepts]
-    figure, axes = _canvas(2.6 + 0.6 * n, 1.6 + 0.5 * n)
+    figure, axes = _canvas(3.0 + 0.6 * n, 1.4 + 0.45 * n)
     axes.imshow(jaccard, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     axes.set_xticks(range(n), names, rotation=30 if n > 4 else 0)
     axes.set_yticks(range(n), names)
     for (i, j), value in np.ndenumerate(jaccard):
         axes.text(j, i, f"{value:.2f}\n{int(both[i, j]):,}", ha="center", va="center", fontsize=8, color="white" if value > 0.5 else "#30343a")
-    axes.set_title("shared neurons: Jaccard index and count", color=INK)
+    axes.set_title("Jaccard index and shared neurons", color=INK, fontsize=9)
     return figure
 
 

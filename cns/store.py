@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import secrets
 from pathlib import Path
 
 from .session import Session
@@ -19,6 +20,14 @@ class LocalStore:
             raise ValueError("this is no session key: a key is 32 hex digits")
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / name
+
+    def secret(self) -> str:
+        """A random string that stays the same for this store: it scrambles what browsers keep, and protects nothing."""
+        path = self.folder / "browser-secret"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(secrets.token_hex(16))
+        return path.read_text()
 
     def save(self, key: str, session: Session) -> None:
         """Keep `session` under `key`, in place of the one before. Raises OSError when the disk refuses."""

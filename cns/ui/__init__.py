@@ -1,0 +1,88 @@
+"""A base and a store in, the app out: three tabs over one session that each visitor has for himself.
+
+Layout and wiring only; whatever needs the model is in `gpu`, whatever draws HTML in `html`.
+"""
+
+import secrets
+
+import gradio as gr
+
+from . import generate, gpu, html, inspect, teach
+from .common import Shared
+
+HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
+<p>Show it a few pictures of your thing, give it a name, and draw it anywhere &ndash; then teach the next one: nothing is forgotten.</p></div>"""
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.cns-head h1 { margin: 0; font-size: 1.5rem; letter-spacing: -0.02em; }
+.cns-head p { margin: .15rem 0 0; color: var(--body-text-color-subdued); }
+.cns-knows { font-size: .92rem; color: var(--body-text-color-subdued); padding: .15rem 0; }
+.cns-knows b { color: var(--body-text-color); font-weight: 600; }
+.cns-strip { display: flex; flex-wrap: wrap; gap: .75rem; }
+.cns-strip figure { margin: 0; width: var(--side, 112px); }
+.cns-strip img { width: 100%; aspect-ratio: 1; border-radius: 10px; display: block; border: 1px solid var(--border-color-primary); }
+.cns-strip figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.cns-bar { height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin: .35rem 0 .5rem; }
+.cns-bar div { height: 100%; background: var(--color-accent); transition: width .3s; }
+.cns-live { display: flex; gap: 1rem; flex-wrap: wrap; align-items: flex-start; }
+.cns-live svg { flex: 1 1 260px; height: 130px; }
+.cns-chip { white-space: nowrap; width: auto !important; flex: 0 0 auto !important; }
+.cns-step { margin: .2rem 0 -.3rem; }
+.cns-empty { padding: 1.4rem; border: 1px dashed var(--border-color-primary); border-radius: 12px; color: var(--body-text-color-subdued); text-align: center; }
+.cns-memory { display: flex; gap: 1.5rem; flex-wrap: wrap; }
+.cns-memory > div { min-width: 236px; }
+.cns-facts { display: flex; gap: 1.6rem; flex-wrap: wrap; margin: .2rem 0 .4rem; }
+.cns-facts div { line-height: 1.25; }
+.cns-facts b { display: block; font-size: 1.25rem; font-weight: 600; }
+.cns-facts span { font-size: .82rem; color: var(--body-text-color-subdued); }
+.cns-note { color: var(--body-text-color-subdued); font-size: .92rem; }
+#ready, #pictures, #plain, .cns-grid .gallery-container, .cns-grid .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
+#start-over { align-self: flex-start; flex: 0 0 auto; }
+footer { opacity: .7; }
+"""
+
+THEME = gr.themes.Default(
+    primary_hue="indigo", secondary_hue="slate", neutral_hue="slate", radius_size="lg",
+    font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"],
+).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")  # fmt: skip
+LOOK = {"theme": THEME, "css": CSS}
+
+
+def build(base, store=None, concepts=None) -> gr.Blocks:
+    """The app on `base`; sessions are kept in `store` (None: in memory only); `concepts` is the folder of ready ones."""
+    gpu.use(base)
+    with gr.Blocks(title="CNS Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
+        shared = Shared(
+            session=gr.State(None), run=gr.State(None), known=gr.State(()),
+            key=gr.BrowserState("", storage_key="cns-session", secret=store.secret() if store else None),
+        )  # fmt: skip
+        with gr.Row():
+            gr.HTML(HEAD, scale=5)
+            restart = gr.Button("Start over", size="sm", scale=0, min_width=110, elem_id="start-over")
+        shared.line = gr.HTML(html.knows(None, base), elem_id="knows")
+        with gr.Tabs() as shared.tabs:
+            with gr.Tab("Teach", id="teach"):
+                teach.build(base, store, shared, concepts)
+            with gr.Tab("Generate", id="generate"):
+                generate.build(base, shared)
+            with gr.Tab("Inspect Neurons", id="inspect"):
+                inspect.build(base, shared)
+
+        def resume(key):
+            session, note = None, ""
+            if store and key:
+                try:
+                    session = store.load(key, base)
+                except (ValueError, OSError) as error:
+                    note, key = f"Your earlier session was not opened: {error}", ""
+            return session, secrets.token_hex(16), key or secrets.token_hex(16), html.words(session), html.knows(session, base, note)
+
+        states = [shared.session, shared.run, shared.key, shared.known, shared.line]
+        demo.load(resume, [shared.key], states, queue=False, api_visibility="private")
+        restart.click(
+            lambda: (None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base)), None, states,
+            js="() => { if (!confirm('Begin an empty session? What this one learned stays on disk, but this page forgets it.')) throw 'kept'; return []; }",
+            queue=False, api_visibility="private",
+        )  # fmt: skip
+    return demo

@@ -1,0 +1,52 @@
+"""What the tabs share: one visitor's states, and the one place where the core's errors become messages."""
+
+import functools
+import html as escape
+import inspect
+from dataclasses import dataclass
+
+import gradio as gr
+
+
+@dataclass
+class Shared:
+    """Components that belong to no tab. `known` is a tuple of "<token> class word", changed with every teaching."""
+
+    session: gr.State
+    run: gr.State  # a server-made id, for Stop
+    known: gr.State
+    key: gr.BrowserState
+    line: gr.HTML | None = None
+    tabs: gr.Tabs | None = None
+
+
+EXPECTED = (ValueError, OSError, FloatingPointError)
+
+
+def spoken(handler):
+    """`handler` (a function or a generator), with the core's errors shown as messages. gr.Error renders HTML, so they are escaped."""
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def generator(*args):
+            try:
+                yield from handler(*args)
+            except EXPECTED as error:
+                raise message(error) from None
+
+        return generator
+
+    @functools.wraps(handler)
+    def function(*args):
+        try:
+            return handler(*args)
+        except EXPECTED as error:
+            raise message(error) from None
+
+    return function
+
+
+def message(error: Exception) -> gr.Error:
+    """The error's own sentence, capitalised."""
+    text = str(error)
+    return gr.Error(escape.escape(text[:1].upper() + text[1:]), title="That did not work", duration=20, print_exception=False)

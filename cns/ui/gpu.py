@@ -1,0 +1,54 @@
+"""What runs on the GPU, as pure functions: sessions, pictures and settings in, events and pictures out, all picklable.
+
+On ZeroGPU each call runs in a forked worker, so nothing here touches the interface, the store or another visitor's data.
+Stopping crosses that border as a small file named by the run's id.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+
+import spaces
+
+from .. import generation, teaching
+
+FLAGS = Path(tempfile.mkdtemp(prefix="cns-run-"))
+_base = None  # set once before the app starts; workers inherit it
+
+
+def use(base) -> None:
+    """Let the functions below work on `base`."""
+    global _base
+    _base = base
+
+
+def flag(run: str, what: str) -> Path:
+    """The file that says `what` ("keep" or "drop") to the teaching `run`. Raises ValueError for an id that we did not make."""
+    if not re.fullmatch("[0-9a-f]{32}", run or ""):
+        raise ValueError("this page has lost its session: reload it")
+    return FLAGS / f"{run}.{what}"
+
+
+def clear(run: str) -> None:
+    """Forget earlier stops of `run`."""
+    for what in ("keep", "drop"):
+        flag(run, what).unlink(missing_ok=True)
+
+
+@spaces.GPU(duration=120)
+def teach(session, concept, settings, run):
+    """Yields the core's events until the end or a stop."""
+    keep, drop = flag(run, "keep"), flag(run, "drop")
+    yield from teaching.teach(_base, session, concept, settings, should_stop=lambda: keep.exists() or drop.exists())
+
+
+@spaces.GPU(duration=60)
+def draw(prompt, session, settings):
+    """Pictures of `prompt`."""
+    return generation.generate(_base, prompt, session, settings)
+
+
+@spaces.GPU(duration=60)
+def silence(session, name):
+    """(picture with the concept's neurons, picture without)."""
+    return teaching.silence(_base, session, name)
