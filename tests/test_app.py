@@ -1,0 +1,154 @@
+"""The app without a browser: command line, messages, the GPU functions' purity, what is shown."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import gradio as gr
+import pytest
+from conftest import QUICK, assert_unchanged, picture, snapshot, taught
+
+import cns
+from cns.bench import ROOT
+from cns.store import LocalStore
+from cns.ui import build, generate, gpu, html
+from cns.ui.common import spoken
+from cns.ui.teach import keep_session, ready_concepts
+
+RUN = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def on_gpu(tiny_base):
+    gpu.use(tiny_base)
+    gpu.clear(RUN)
+    return tiny_base
+
+
+def start(*argv):
+    return subprocess.run([sys.executable, "app.py", *argv], cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ)
+
+
+def test_a_base_that_cannot_be_had_ends_with_one_line_and_exit_code_2(tmp_path):
+    done = start("--base", str(tmp_path), "--store", str(tmp_path / "s"))
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("app.py: ") and "model_index.json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_cannot_be_written_ends_with_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    done = start("--store", str(tmp_path / "file" / "store"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_the_app_builds_on_any_base_with_named_tabs(tiny_base, tmp_path):
+    demo = build(tiny_base, LocalStore(tmp_path))
+    labels = [b.label for b in demo.blocks.values() if isinstance(b, gr.Tab)]
+    assert labels == ["Teach", "Generate", "Inspect Neurons"]
+
+
+def test_core_errors_become_escaped_messages_and_others_stay_errors():
+    @spoken
+    def bad(kind):
+        raise kind("token `<img src=x>` was never taught")
+
+    for kind in (ValueError, OSError, FloatingPointError):
+        with pytest.raises(gr.Error) as caught:
+            bad(kind)
+        assert str(caught.value.message).startswith("Token `&lt;img src=x&gt;`")
+    with pytest.raises(KeyError):
+        bad(KeyError)
+
+
+def test_errors_inside_a_generator_become_messages():
+    @spoken
+    def bad():
+        yield 1
+        raise ValueError("no")
+
+    steps = bad()
+    assert next(steps) == 1
+    with pytest.raises(gr.Error):
+        next(steps)
+
+
+def test_what_crosses_to_the_gpu_and_back_can_be_pickled_and_leaves_no_trace(on_gpu, concept):
+    before = snapshot(on_gpu)
+    arguments = pickle.loads(pickle.dumps((None, concept, cns.TeachSettings(**QUICK), RUN)))
+    events = [pickle.loads(pickle.dumps(e)) for e in gpu.teach(*arguments)]
+    assert_unchanged(on_gpu, before)
+    drawn = gpu.draw("a <rex> dog", pickle.loads(pickle.dumps(events[-1].session)), cns.GenerateSettings(count=2))
+    assert len(drawn) == 2
+    assert_unchanged(on_gpu, before)
+
+
+def test_one_visitors_session_is_not_seen_by_the_next(on_gpu, concept):
+    session = [*gpu.teach(None, concept, cns.TeachSettings(**QUICK), RUN)][-1].session
+    gpu.draw("a <rex> dog", session, cns.GenerateSettings())
+    with pytest.raises(ValueError, match="never taught. Taught: nothing yet"):
+        gpu.draw("a <rex> dog", None, cns.GenerateSettings())
+
+
+def test_a_stop_ends_the_teaching_and_keeps_what_was_learned(on_gpu, concept):
+    gpu.flag(RUN, "keep").touch()
+    events = [*gpu.teach(None, concept, cns.TeachSettings(**{**QUICK, "steps": 500}), RUN)]
+    assert events[-1].step == 1 and events[-1].session.tokens == ("<rex>",)
+
+
+@pytest.mark.parametrize("run", ["", None, "../../x", "0" * 31, RUN + "0"])
+def test_run_ids_that_we_did_not_make_are_refused(run):
+    with pytest.raises(ValueError, match="lost its session"):
+        gpu.flag(run, "keep")
+
+
+def test_names_and_prompts_are_escaped_in_everything_shown(tiny_base, concept):
+    session = taught(tiny_base, concept)
+    assert "<b>&lt;rex&gt; dog</b>" in html.knows(session, tiny_base)
+    assert "&lt;script&gt;" in html.knows(None, tiny_base, "<script>") and "<script>" not in html.knows(None, tiny_base, "<script>")
+    assert "&lt;rex&gt;" in html.remembered(cns.remember(tiny_base, session))
+
+
+def test_after_teaching_the_page_shows_before_and_after_and_what_is_remembered(tiny_base, concept, other_concept):
+    first = [*cns.teach(tiny_base, None, concept, cns.TeachSettings(**QUICK))][-1]
+    assert "before: a dog" in html.taught(first) and "What I still remember" not in html.taught(first)
+    second = [*cns.teach(tiny_base, first.session, other_concept, cns.TeachSettings(**QUICK))][-1]
+    page = html.taught(second)
+    assert "What I still remember" in page and page.count("when taught") == 1
+
+
+def test_the_loss_curve_spans_its_box():
+    svg = html.curve([3.0, 2.0, 1.0])
+    assert "0.0,14.0" in svg and "300.0," in svg and "now 1.000" in svg
+    assert html.curve([1.0, 1.0]) == ""
+
+
+@pytest.mark.parametrize(("prompt", "wanted"), [("", "a <rex> dog on a teal background"), ("a cat next to a ", "a cat next to a <rex> dog")])
+def test_a_chip_adds_the_words_to_the_prompt(prompt, wanted):
+    assert generate.add(prompt, "<rex> dog") == wanted
+
+
+def test_the_untaught_prompt_keeps_the_class_word():
+    assert generate.untaught("A <rex> dog next to a <tom> cat") == "a dog next to a cat"
+
+
+def test_saving_says_what_happened(tiny_base, concept, tmp_path, monkeypatch):
+    session, store = taught(tiny_base, concept), LocalStore(tmp_path)
+    assert keep_session(store, RUN, session) == "saved"
+    assert store.load(RUN, tiny_base).tokens == ("<rex>",)
+    assert "not saved" in keep_session(None, RUN, session)
+    assert keep_session(store, "no key", session).startswith("not saved: this is no session key")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert "No space left" in keep_session(store, RUN, session)
+
+
+def test_ready_concepts_are_found_with_their_pictures(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/concept.json").write_text('{"name": "x", "class_word": "dog", "title": "X", "images": ["1.png"]}')
+    picture().save(tmp_path / "x/1.png")
+    assert ready_concepts(tmp_path)[0]["images"] == [str(tmp_path / "x/1.png")]

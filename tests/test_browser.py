@@ -1,0 +1,183 @@
+"""The whole story in a real browser, against the real app on the real starter.
+
+Needs Debian's `chromium` (or any Chrome named by CHROMIUM); without one every test here is skipped and says so.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import picture
+
+from cns.bench import ROOT
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's `chromium`")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+MINUTES = 60_000  # ms
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """Address of `python app.py`, started as a user would."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    folder = tmp_path_factory.mktemp("app")
+    argv = [sys.executable, "app.py", "--port", str(port), "--store", str(folder / "store")]
+    with open(folder / "log", "w") as log, subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT) as process:
+        url = f"http://127.0.0.1:{port}/"
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(url, timeout=5).read()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.2)
+        yield url
+        process.terminate()
+        process.wait()
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="no browser: pip install -r tests/requirements.txt")
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, app):
+    """A fresh visitor; the test fails when the console shows an error."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(2 * MINUTES)
+    errors = []
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.goto(app)
+    page.locator("#ready button.thumbnail-item").first.wait_for()
+    yield page
+    context.close()
+    assert errors == []
+
+
+def pick(page, number):
+    """Click a ready concept and wait until its pictures are in."""
+    page.locator("#ready button.thumbnail-item").nth(number).click()
+    page.locator("#seen img").first.wait_for()
+
+
+def few_steps(page, steps=10):
+    page.get_by_role("button", name="Advanced").click()
+    field = page.locator("#steps input[type=number]")
+    field.fill(str(steps))
+    field.press("Tab")
+
+
+def toast(page, text):
+    page.get_by_text(re.compile(text)).first.wait_for()
+
+
+def teach_ready(page, number, steps=10):
+    pick(page, number)
+    few_steps(page, steps)
+    page.locator("#teach").click()
+    page.locator("#result h3").first.wait_for()
+
+
+def test_the_whole_story_pick_teach_generate_inspect(page, app):
+    assert page.locator("#knows").inner_text().startswith("Nothing taught yet")
+    teach_ready(page, 5)
+    assert page.locator("#name textarea, #name input").input_value() == "rex"
+    assert page.locator("#result img").count() == 2
+    assert "<rex> dog face" in page.locator("#knows").inner_text() and "saved" in page.locator("#knows").inner_text()
+
+    page.get_by_role("tab", name="Generate").click()
+    page.get_by_role("button", name="<rex> dog face", exact=True).click()
+    page.locator("#bare input").check()
+    page.locator("#generate").click()
+    page.locator("#plain img").first.wait_for()
+    assert page.locator("#pictures img").count() == 4 == page.locator("#plain img").count()
+    assert "a <rex> dog face on a teal background" in page.locator("#drawn").inner_text()
+
+    page.get_by_role("tab", name="Inspect Neurons").click()
+    page.get_by_text("concept neurons, trained").wait_for()
+    page.locator("#silence").click()
+    page.get_by_text("without them").wait_for()
+
+    page.reload()  # the session comes back by itself
+    page.locator("#knows", has_text="<rex> dog face").wait_for()
+    page.get_by_role("tab", name="Teach").click()
+    teach_ready(page, 7)
+    assert "What I still remember" in page.locator("#result").inner_text()
+    assert page.locator("#result img").count() == 4
+
+
+def test_stop_and_discard_keeps_nothing(page):
+    pick(page, 0)
+    few_steps(page, 1000)
+    page.locator("#teach").click()
+    page.get_by_text(re.compile("Learning: step")).wait_for()
+    page.locator("#stop-drop").click()
+    page.get_by_text("nothing of it was kept").wait_for()
+    assert page.locator("#knows").inner_text().startswith("Nothing taught yet")
+
+
+def test_bad_names_and_missing_pictures_are_said(page):
+    page.locator("#teach").click()
+    toast(page, "There is no image: give 1 to 10")
+    pick(page, 2)
+    name = page.locator("#name textarea, #name input")
+    name.fill("")
+    page.locator("#teach").click()
+    toast(page, "The name is empty")
+    name.fill("<b>x</b>")
+    page.locator("#teach").click()
+    toast(page, "has characters that a token cannot have")
+    name.fill("hoot")
+    page.locator("#word textarea, #word input").fill("qwertz")
+    page.locator("#teach").click()
+    toast(page, "is not one word to this base")
+
+
+def test_a_file_that_is_no_picture_is_refused_and_a_picture_is_seen(page, tmp_path):
+    (tmp_path / "fake.png").write_bytes(b"I am not a picture")
+    page.locator("#images input[type=file]").first.set_input_files(str(tmp_path / "fake.png"))
+    toast(page, "`fake.png` is not a picture that can be read")
+    page.reload()
+    page.locator("#ready button.thumbnail-item").first.wait_for()
+    picture("red", 200).save(tmp_path / "mine.png")
+    page.locator("#images input[type=file]").first.set_input_files(str(tmp_path / "mine.png"))
+    page.locator("#seen img").first.wait_for()
+    page.locator("#guess label").first.wait_for()
+
+
+def test_unknown_tokens_and_empty_prompts_are_said(page):
+    page.get_by_role("tab", name="Generate").click()
+    page.locator("#generate").click()
+    toast(page, "The prompt is empty")
+    page.locator("#prompt textarea").fill("a <max> dog face")
+    page.locator("#generate").click()
+    toast(page, "token|Token `<max>` was never taught")
+
+
+def test_the_page_fits_a_phone_in_the_dark(browser, app):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(app)
+    page.locator("#ready button.thumbnail-item").first.wait_for()
+    for tab in ("Teach", "Generate", "Inspect Neurons"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
