@@ -1,4 +1,4 @@
-"""`python -m cns.starter train|export|concepts`: make the embedded base and the ready concepts again from the art."""
+"""`python -m cns.starter train|export|concepts|evaluate`: make the embedded base and the ready concepts again from the art."""
 
 import argparse
 import sys
@@ -24,9 +24,11 @@ def main():
     export.add_argument("--out", type=Path, default=ASSETS / "starter")
     concepts = sub.add_parser("concepts", help="draw the ready concepts")
     concepts.add_argument("--out", type=Path, default=ASSETS / "concepts")
+    evaluate = sub.add_parser("evaluate", help="print the exported starter's marks and draw a contact sheet")
+    evaluate.add_argument("--out", type=Path, default=ASSETS / "starter.png", help="the contact sheet")
     args = parser.parse_args()
     try:
-        {"train": _train, "export": _export, "concepts": _concepts}[args.command](args)
+        {"train": _train, "export": _export, "concepts": _concepts, "evaluate": _evaluate}[args.command](args)
     except (OSError, RuntimeError, ModuleNotFoundError) as error:
         sys.exit(f"cns.starter {args.command}: {error}")
 
@@ -50,6 +52,11 @@ def _concepts(args):
     from .concepts import make
 
     make(args.work, args.out)
+
+def _evaluate(args):
+    from .evaluate import evaluate
+
+    evaluate(args.work, args.out)
 
 
 if __name__ == "__main__":

@@ -50,16 +50,3 @@ def export(work: Path, folder: Path) -> None:
         "calibration": [world.sample(rng).caption for _ in range(64)], "class_words": sorted(THINGS),
     }  # fmt: skip
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
-
-
-def contact_sheet(base, prompts, path: Path, seeds=(0, 1)) -> None:
-    """One row of pictures for each seed, one column for each prompt."""
-    from PIL import Image
-
-    from ..generation import GenerateSettings, generate
-
-    sheet = Image.new("RGB", (base.size * len(prompts), base.size * len(seeds)))
-    for i, prompt in enumerate(prompts):
-        for j, seed in enumerate(seeds):
-            sheet.paste(generate(base, prompt, None, GenerateSettings(seed=seed))[0], (i * base.size, j * base.size))
-    sheet.save(path)

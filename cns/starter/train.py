@@ -160,7 +160,9 @@ class Unet(Stage):
         t = (1000 * torch.rand(len(z), device=self.device) ** 0.7).long()  # more of the high noise, where the words decide
         noisy, v = self.schedule.add_noise(z, noise, t), self.schedule.get_velocity(z, noise, t)
         text = self.models["text"](input_ids=self.tokens(captions).to(self.device)).last_hidden_state
-        return F.mse_loss(self.models["unet"](noisy, t, text).sample.float(), v)
+        error = (self.models["unet"](noisy, t, text).sample.float() - v).square().mean((1, 2, 3))
+        clean = 1 - self.schedule.alphas_cumprod.to(self.device)[t]  # turns an error of v into one of the clean latents
+        return (clean.clamp(min=0.1) * error).mean()
 
 
     @torch.no_grad()

@@ -18,14 +18,12 @@ COLOURS = {
     "brown": (140, 98, 72), "gray": (158, 160, 164), "black": (34, 34, 38), "white": (250, 250, 248),
 }  # fmt: skip
 THINGS = (
-    "dog face", "cat face", "owl", "penguin", "fox", "panda", "pig face", "frog", "lion", "koala", "rabbit face", "octopus",
-    "tropical fish", "butterfly", "snail", "lady beetle", "turtle", "whale", "hatching chick", "bear", "mouse face", "unicorn",
-    "strawberry", "red apple", "banana", "pineapple", "watermelon", "carrot", "mushroom", "hamburger", "pizza", "doughnut",
-    "ice cream", "shortcake", "hot beverage", "teapot", "cherries", "avocado", "rocket", "automobile", "sailboat", "bicycle",
-    "airplane", "house", "balloon", "wrapped gift", "crown", "guitar", "umbrella", "key", "rose", "cactus",
-    "tulip", "christmas tree", "sunflower", "soccer ball", "trophy", "alarm clock", "bell", "light bulb", "backpack", "camera",
+    "dog face", "cat face", "owl", "penguin", "fox", "panda", "pig face", "frog", "koala", "rabbit face", "octopus", "tropical fish",
+    "butterfly", "turtle", "hatching chick", "strawberry", "red apple", "banana", "watermelon", "carrot", "mushroom", "hamburger",
+    "pizza", "doughnut", "teapot", "rocket", "automobile", "sailboat", "house", "balloon", "wrapped gift", "crown", "umbrella",
+    "cactus", "tulip", "sunflower", "soccer ball", "bell", "light bulb", "key",
 )  # fmt: skip
-SMALL_STYLES = ("twemoji", "noto", "fluent-emoji")
+SMALL_STYLES = ("twemoji", "noto")
 OPENINGS = ("a", "a", "a", "a photo of a", "a picture of a", "a drawing of a", "an image of a")
 
 
@@ -63,7 +61,7 @@ class World:
         names = drawings.names if wide else THINGS
         have = drawings.sprites[""]
         self.by_set = {s: [n for n in names if (s, n) in have] for s in sets}
-        self.weights = [0.3, 0.2, 0.2, 0.1, 0.1, 0.1] if wide else [0.5, 0.25, 0.25]
+        self.weights = [0.3, 0.2, 0.2, 0.1, 0.1, 0.1] if wide else [0.6, 0.4]
 
     def sample(self, rng: np.random.Generator) -> Scene:
         """One random scene with its caption."""

@@ -14,7 +14,7 @@ HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
 <p>Show it a few pictures of your thing, give it a name, and draw it anywhere &ndash; then teach the next one: nothing is forgotten.</p></div>"""
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important; }
 .cns-head h1 { margin: 0; font-size: 1.5rem; letter-spacing: -0.02em; }
 .cns-head p { margin: .15rem 0 0; color: var(--body-text-color-subdued); }
 .cns-knows { font-size: .92rem; color: var(--body-text-color-subdued); padding: .15rem 0; }
@@ -79,7 +79,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
             return session, secrets.token_hex(16), key or secrets.token_hex(16), html.words(session), html.knows(session, base, note)
 
         states = [shared.session, shared.run, shared.key, shared.known, shared.line]
-        demo.load(resume, [shared.key], states, queue=False, api_visibility="private")
+        demo.load(resume, [shared.key], states, queue=False, show_progress="hidden", api_visibility="private")
         restart.click(
             lambda: (None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base)), None, states,
             js="() => { if (!confirm('Begin an empty session? What this one learned stays on disk, but this page forgets it.')) throw 'kept'; return []; }",
