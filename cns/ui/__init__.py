@@ -38,6 +38,7 @@ CSS = """
 .cns-facts span { font-size: .82rem; color: var(--body-text-color-subdued); }
 .cns-note { color: var(--body-text-color-subdued); font-size: .92rem; }
 #ready, #pictures, #plain, .cns-grid .gallery-container, .cns-grid .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
+#ready .grid-container, #images .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)) !important; }
 #start-over { align-self: flex-start; flex: 0 0 auto; }
 footer { opacity: .7; }
 """
