@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--class", dest="class_word", required=True, metavar="WORD", help='what kind of thing it is, such as "dog face"')
     sub.add_argument("--steps", type=int, help="training steps (default: the base's own)")
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--more", action="store_true", help="the name is taught already: teach it more pictures")
     sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     sub = command("generate", _generate, "Draw pictures of a prompt, with what a session knows or with the untouched base.", session=False)
     sub.add_argument("--prompt", required=True)
@@ -66,14 +67,14 @@ def _teach(args):
     concept = Concept(args.name, args.class_word, load_images(args.images))
     base = load_base(args.base)
     session = Session.load(args.session, base) if (args.session / "session.json").exists() else None
-    check(base, session, concept)
+    check(base, session, concept, args.more)
     settings = TeachSettings.of(base, **changes)
     with tqdm(total=settings.steps, unit="step", desc=concept.token) as bar:
-        for event in teach(base, session, concept, settings):
+        for event in teach(base, session, concept, settings, more=args.more):
             bar.update(event.step - bar.n)
             bar.set_postfix_str(f"loss {event.loss:.4f}" if event.loss is not None else event.stage)
     event.session.save(args.session)
-    stats = event.session.concepts[-1].stats
+    stats = event.session.concept(args.name.lower()).stats
     print(f"{concept.token} taught: {stats['neurons']:,} neurons ({stats['share_of_model']:.2%} of the model), {_score(stats)}")
 
 

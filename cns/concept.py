@@ -46,12 +46,21 @@ class Concept:
         return f"{self.token} {self.class_word}"
 
 
-def check(base, session, concept: Concept) -> None:
-    """Raises ValueError when `concept` cannot be taught to `session` (None: a new one) on `base`: see the messages."""
+def check(base, session, concept: Concept, more: bool = False) -> None:
+    """Raises ValueError when `concept` cannot be taught to `session` (None: a new one) on `base`: see the messages.
+
+    `more`: the concept is to be there already, and is taught more pictures.
+    """
     if session:
         session.check(base)
-        if concept.token in session.tokens:
-            raise AlreadyTaught(f"`{concept.token}` was already taught: choose another name, such as `{concept.name}2`")
+        if concept.token in session.tokens and not more:
+            raise AlreadyTaught(f"`{concept.token}` was already taught: teach it more pictures, or choose another name, such as `{concept.name}2`")
+    if more:
+        known = session.concept(concept.name) if session else None
+        if known is None:
+            raise ValueError(f"`{concept.token}` was never taught, so there is nothing to teach more of: teach it first")
+        if known.class_word != concept.class_word:
+            raise ValueError(f"`{concept.token}` was taught as `{known.class_word}`, not as `{concept.class_word}`: use the same class word")
     for word in concept.class_word.split():
         pieces = [p.removesuffix("</w>") for p in base.pipe.tokenizer.tokenize(word)]
         if len(pieces) != 1:

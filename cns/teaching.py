@@ -46,11 +46,12 @@ class TeachSettings:
     response: float = 0.0  # mu: holds still the response to calibration and earlier prompts
     seed: int = 0
     preview_every: int = 50  # steps between preview pictures; 0: none
+    noise_bias: float = 1.0  # t = T u^bias, u uniform: under 1 favours high noise, where a prompt decides what is drawn
 
     def __post_init__(self):
         ranges = {"steps": (1, 5000), "batch_size": (1, 64), "rate": (0, 1), "token_rate": (0, 1), "base_share": (1e-4, 1),
                   "general_share": (0, 1.01), "lambda_previous": (0, 1e6), "lambda_base": (0, 1e6), "response": (0, 1e6),
-                  "seed": (0, 2**63 - 1), "preview_every": (0, 5000)}  # fmt: skip
+                  "seed": (0, 2**63 - 1), "preview_every": (0, 5000), "noise_bias": (0.01, 10)}  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: choose {low} to {high}")
@@ -89,14 +90,21 @@ class TeachEvent:
 
 
 def teach(
-    base, session: Session | None, concept: Concept, settings: TeachSettings | None = None, *, should_stop: Callable[[], bool] | None = None
+    base,
+    session: Session | None,
+    concept: Concept,
+    settings: TeachSettings | None = None,
+    *,
+    more: bool = False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[TeachEvent]:
     """Teach `concept` on top of `session` (None: a new one). Neither it nor the base is changed.
 
-    `should_stop` is asked after every step; when it says yes, what was learned so far is kept. Raises ValueError for bad
-    input before any work, FloatingPointError when the loss stops being finite.
+    `more`: go on with a concept that was taught already, with its own neurons and token. `should_stop` is asked after every
+    step; when it says yes, what was learned so far is kept. Raises ValueError for bad input before any work,
+    FloatingPointError when the loss stops being finite.
     """
-    check(base, session, concept)
+    check(base, session, concept, more)
     settings, session = settings or TeachSettings.of(base), session or Session.new(base)
     yield TeachEvent("select", 0, settings.steps)
     began = time.monotonic()
@@ -127,18 +135,24 @@ class _Teaching:
         self.step, self.loss = 0, None
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.prompts = [t.format(concept.words) for t in base.card.templates]
-        class_ids = base.pipe.tokenizer(concept.class_word, add_special_tokens=False).input_ids
-        self.vector = base.embedding.weight[class_ids].detach().float().mean(0).clone().requires_grad_()  # [din]
+        self.known = session.concept(concept.name) if concept.token in session.tokens else None
+        self.vector = (self.known.vector if self.known else class_embedding(base, concept)).clone().requires_grad_()  # [din]
         with base.lock:
             self.latents = base.latents(to_pixels(concept.images, base.size))
             self.captions = captions(base, concept)
-            self.selection = self._select()
+            selection = None if self.known else self._select()
             self.second_moment = self._second_moment() if settings.response else None
-        self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in self.selection.concept.items()}  # flat int64 [k]
+        if self.known:
+            self.index, self.funnel, self.general = self.known.mask, self.known.stats["funnel"], session.general
+        else:
+            self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in selection.concept.items()}  # flat int64 [k]
+            self.funnel = {n: [int(selection.base[n].sum()), len(i), base.weights[n].numel()] for n, i in self.index.items()}
+            self.general = {n: pack(m) for n, m in selection.general.items()}
         self.origin = {n: base.weights[n].detach().view(-1)[i.to(base.device)].float() for n, i in self.index.items()}  # W_0
         self.start = {n: w + session.delta.at(n, self.index[n]).to(w) for n, w in self.origin.items()}  # W_{n-1}
         self.now = {n: w.clone() for n, w in self.start.items()}  # W, the trained values
-        self.shared = {n: torch.isin(i, session.delta.indices.get(n, i[:0])).to(base.device) for n, i in self.index.items()}
+        others = [c.mask for c in session.concepts if c is not self.known]
+        self.shared = {n: torch.isin(i, torch.cat([i[:0], *(m[n] for m in others if n in m)])).to(base.device) for n, i in self.index.items()}
         self.optimizer = torch.optim.AdamW(
             [{"params": list(self.now.values()), "lr": settings.rate}, {"params": [self.vector], "lr": settings.token_rate}],
             betas=(0.9, 0.99), weight_decay=0.0,
@@ -205,7 +219,7 @@ class _Teaching:
         schedule = base.pipe.scheduler
         which = torch.randint(len(self.latents), (n,), generator=g)
         z = self.latents[which]
-        t = torch.randint(schedule.config.num_train_timesteps, (n,), generator=g).to(base.device)
+        t = (schedule.config.num_train_timesteps * torch.rand(n, generator=g) ** self.settings.noise_bias).long().to(base.device)
         noise = torch.randn(z.shape, generator=g).to(z)
         prompts = [self.captions[i][torch.randint(len(self.captions[i]), (), generator=g)] for i in which]
         features, _ = encode(base, prompts, self.vectors)
@@ -237,7 +251,9 @@ class _Teaching:
         with base.lock:
             before = sample(base, f"a {concept.class_word}", {}, GenerateSettings(seed=s.seed))[0]
         features = base.scorer.image_features([square(i, base.size) for i in concept.images]) if base.scorer else None
-        count = {n: [int(self.selection.base[n].sum()), len(i), base.weights[n].numel()] for n, i in self.index.items()}
+        if self.known and features is not None and self.known.features is not None:
+            features = torch.cat([self.known.features, features])
+        count = self.funnel
         stats = {
             "clip_i": base.scorer.clip_i([picture], features) if base.scorer else None,
             "clip_i_before": base.scorer.clip_i([before], features) if base.scorer else None,
@@ -251,9 +267,15 @@ class _Teaching:
             concept.name, concept.class_word, self.vector.detach().cpu().clone(), self.index, picture, features, stats
         )
         values = {n: (self.now[n] - self.origin[n]).detach().cpu() for n in self.index}
-        general = {n: pack(m) for n, m in self.selection.general.items()}
         delta = self.session.delta.replaced(self.index, values)
-        return replace(self.session, concepts=(*self.session.concepts, learned), delta=delta, general=general), before
+        concepts = [learned if c is self.known else c for c in self.session.concepts] + [learned] * (self.known is None)
+        return replace(self.session, concepts=tuple(concepts), delta=delta, general=self.general), before
+
+
+def class_embedding(base, concept: Concept) -> Tensor:
+    """Where a new token starts: the mean embedding [din] of the class word's tokens."""
+    ids = base.pipe.tokenizer(concept.class_word, add_special_tokens=False).input_ids
+    return base.embedding.weight[ids].detach().float().mean(0)
 
 
 def captions(base, concept: Concept) -> list[list[str]]:

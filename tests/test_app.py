@@ -7,14 +7,15 @@ import sys
 
 import gradio as gr
 import pytest
+import torch
 from conftest import QUICK, assert_unchanged, picture, snapshot, taught
 
 import cns
 from cns.bench import ROOT
 from cns.store import LocalStore
 from cns.ui import build, generate, gpu, html
-from cns.ui.common import spoken
-from cns.ui.teach import keep_session, ready_concepts
+from cns.ui.common import message, spoken
+from cns.ui.teach import free_name, keep_session, ready_concepts
 
 RUN = "0123456789abcdef" * 2
 
@@ -115,7 +116,7 @@ def test_after_teaching_the_page_shows_before_and_after_and_what_is_remembered(t
     assert "before: a dog" in html.taught(first) and "What I still remember" not in html.taught(first)
     second = [*cns.teach(tiny_base, first.session, other_concept, cns.TeachSettings(**QUICK))][-1]
     page = html.taught(second)
-    assert "What I still remember" in page and page.count("when taught") == 1
+    assert "What I still remember" in page and page.count("<figcaption>when taught") == 1
 
 
 def test_the_loss_curve_spans_its_box():
@@ -129,8 +130,32 @@ def test_a_chip_adds_the_words_to_the_prompt(prompt, wanted):
     assert generate.add(prompt, "<rex> dog") == wanted
 
 
-def test_the_untaught_prompt_keeps_the_class_word():
-    assert generate.untaught("A <rex> dog next to a <tom> cat") == "a dog next to a cat"
+def test_a_name_that_is_taken_comes_with_a_free_one(tiny_base, concept):
+    session = taught(tiny_base, concept)
+    assert free_name("rex", session) == "rex2" == free_name(" REX ", session)
+    assert free_name("rex2", taught(tiny_base, cns.Concept("rex2", "dog", concept.images), session)) == "rex3"
+
+
+def test_an_exhausted_gpu_is_said_in_words():
+    error = message(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert str(error.message).startswith("The GPU's memory is full")
+
+
+def test_what_is_described_is_escaped_and_names_the_words_that_were_cut():
+    text = generate.described("<b>x</b>", cns.GenerateSettings(steps=3, guidance=2.0, negative="<i>"), ["too", "long"])
+    assert "<b>x" not in text and "<i>" not in text and "too long" in text
+
+
+def test_suggestions_are_empty_without_a_clip(on_gpu):
+    assert gpu.suggest([picture()]) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [("A <rex> dog next to a cat", "a dog next to a cat"), ("<rex>", "dog"), ("a <rex> on a  house", "a dog on a house"), ("", "")],
+)
+def test_the_untaught_prompt_has_class_words_for_tokens(tiny_base, concept, prompt, wanted):
+    assert generate.untaught(prompt, taught(tiny_base, concept)) == wanted
 
 
 def test_saving_says_what_happened(tiny_base, concept, tmp_path, monkeypatch):

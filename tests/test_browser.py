@@ -124,6 +124,39 @@ def test_the_whole_story_pick_teach_generate_inspect(page, app):
     assert page.locator("#result img").count() == 4
 
 
+def test_a_taken_name_is_offered_anew_and_starting_over_forgets(page):
+    teach_ready(page, 5)
+    page.locator("#teach").click()
+    toast(page, "`<rex>` was already taught")
+    page.get_by_role("button", name="Teach it as <rex2> instead").click()
+    page.get_by_role("heading", name="<rex2> is learned").wait_for()
+    page.once("dialog", lambda d: d.accept())
+    page.locator("#start-over").click()
+    page.locator("#knows", has_text="Nothing taught yet").wait_for()
+    page.locator("#result h3").wait_for(state="detached")
+
+
+def test_stop_and_keep_keeps_what_was_learned_so_far(page):
+    pick(page, 0)
+    few_steps(page, 1000)
+    page.locator("#teach").click()
+    page.get_by_text(re.compile("Learning: step")).wait_for()
+    page.locator("#stop-keep").click()
+    page.get_by_role("heading", name="<candy> is learned").wait_for()
+    assert "<candy>" in page.locator("#knows").inner_text()
+
+
+def test_an_error_leaves_the_earlier_pictures_in_place(page):
+    page.get_by_role("tab", name="Generate").click()
+    page.get_by_role("button", name="a small owl on a yellow background").click()
+    page.locator("#generate").click()
+    page.locator("#pictures img").first.wait_for()
+    page.locator("#prompt textarea").fill("a <max> dog face")
+    page.locator("#generate").click()
+    toast(page, "never taught")
+    assert page.locator("#pictures img").first.is_visible() and page.get_by_text("Error", exact=True).count() <= 1
+
+
 def test_stop_and_discard_keeps_nothing(page):
     pick(page, 0)
     few_steps(page, 1000)

@@ -168,6 +168,26 @@ def test_a_name_taught_already_is_refused_before_any_work(tiny_base, concept):
         next(cns.teach(tiny_base, session, concept))
 
 
+def test_more_pictures_of_a_taught_thing_go_on_with_its_own_neurons_and_token(tiny_base, concept, other_concept):
+    both = taught(tiny_base, other_concept, taught(tiny_base, concept))
+    again = cns.Concept("rex", "dog", other_concept.images)
+    *_, last = cns.teach(tiny_base, both, again, cns.TeachSettings(**QUICK), more=True)
+    old, new = both.concepts[0], last.session.concepts[0]
+    assert last.session.tokens == ("<rex>", "<tom>")
+    assert all(torch.equal(old.mask[n], new.mask[n]) for n in old.mask)
+    assert not torch.equal(old.vector, new.vector) and torch.equal(both.concepts[1].vector, last.session.concepts[1].vector)
+    for n, index in both.concepts[1].mask.items():
+        alone = index[torch.isin(index, old.mask[n], invert=True)]
+        assert torch.equal(both.delta.at(n, alone), last.session.delta.at(n, alone))
+
+
+def test_more_of_what_was_never_taught_or_as_another_class_is_refused(tiny_base, concept):
+    with pytest.raises(ValueError, match="`<rex>` was never taught"):
+        next(cns.teach(tiny_base, None, concept, more=True))
+    with pytest.raises(ValueError, match="was taught as `dog`, not as `cat`"):
+        next(cns.teach(tiny_base, taught(tiny_base, concept), cns.Concept("rex", "cat", concept.images), more=True))
+
+
 def test_a_session_of_another_base_is_refused(tiny_base, concept):
     session = taught(tiny_base, concept)
     other = Base(tiny_pipeline(), Card("other", 32))

@@ -8,7 +8,7 @@ import secrets
 import gradio as gr
 
 from . import generate, gpu, html, inspect, teach
-from .common import Shared
+from .common import Shared, spoken
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
 <p>Show it a few pictures of your thing, give it a name, and draw it anywhere &ndash; then teach the next one: nothing is forgotten.</p></div>"""
@@ -20,7 +20,7 @@ CSS = """
 .cns-knows { font-size: .92rem; color: var(--body-text-color-subdued); padding: .15rem 0; }
 .cns-knows b { color: var(--body-text-color); font-weight: 600; }
 .cns-strip { display: flex; flex-wrap: wrap; gap: .75rem; }
-.cns-strip figure { margin: 0; width: var(--side, 112px); }
+.cns-strip figure { margin: 0; width: min(var(--side, 112px), calc(50% - .375rem)); }
 .cns-strip img { width: 100%; aspect-ratio: 1; border-radius: 10px; display: block; border: 1px solid var(--border-color-primary); }
 .cns-strip figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 .cns-bar { height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin: .35rem 0 .5rem; }
@@ -28,6 +28,7 @@ CSS = """
 .cns-live { display: flex; gap: 1rem; flex-wrap: wrap; align-items: flex-start; }
 .cns-live svg { flex: 1 1 260px; height: 130px; }
 .cns-chip { white-space: nowrap; width: auto !important; flex: 0 0 auto !important; }
+.cns-chips { gap: .4rem !important; }
 .cns-step { margin: .2rem 0 -.3rem; }
 .cns-empty { padding: 1.4rem; border: 1px dashed var(--border-color-primary); border-radius: 12px; color: var(--body-text-color-subdued); text-align: center; }
 .cns-memory { display: flex; gap: 1.5rem; flex-wrap: wrap; }
@@ -39,7 +40,14 @@ CSS = """
 .cns-note { color: var(--body-text-color-subdued); font-size: .92rem; }
 #ready, #pictures, #plain, .cns-grid .gallery-container, .cns-grid .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
 #ready .grid-container, #images .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)) !important; }
-#start-over { align-self: flex-start; flex: 0 0 auto; }
+#head { position: relative; }
+#start-over { position: absolute; right: 0; top: .35rem; width: 110px; z-index: 1; }
+#ready .caption-label { font-size: .7rem; padding: 1px 6px; max-width: calc(100% - 8px); right: 4px; bottom: 4px; }
+#new-seed { align-self: flex-end; flex: 0 0 auto; margin-bottom: .6rem; }
+#queue { min-height: 1.2rem; height: 1.2rem; padding: 0; }
+:is(#queue, #drawn, #seen) [data-testid="status-tracker"]:has(.error) { display: none !important; } /* the message itself is enough */
+.show-api-divider { display: none; }
+#silence { align-self: flex-start; width: auto; }
 footer { opacity: .7; }
 """
 
@@ -47,7 +55,7 @@ THEME = gr.themes.Default(
     primary_hue="indigo", secondary_hue="slate", neutral_hue="slate", radius_size="lg",
     font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"],
 ).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")  # fmt: skip
-LOOK = {"theme": THEME, "css": CSS}
+LOOK = {"theme": THEME, "css": CSS, "footer_links": ["gradio", "settings"]}
 
 
 def build(base, store=None, concepts=None) -> gr.Blocks:
@@ -58,8 +66,8 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
             session=gr.State(None), run=gr.State(None), known=gr.State(()),
             key=gr.BrowserState("", storage_key="cns-session", secret=store.secret() if store else None),
         )  # fmt: skip
-        with gr.Row():
-            gr.HTML(HEAD, scale=5)
+        with gr.Row(elem_id="head"):
+            gr.HTML(HEAD)
             restart = gr.Button("Start over", size="sm", scale=0, min_width=110, elem_id="start-over")
         shared.line = gr.HTML(html.knows(None, base), elem_id="knows")
         with gr.Tabs() as shared.tabs:
@@ -79,11 +87,15 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
                     note, key = f"Your earlier session was not opened: {error}", ""
             return session, secrets.token_hex(16), key or secrets.token_hex(16), html.words(session), html.knows(session, base, note)
 
+        def start_over(run_id):
+            gpu.flag(run_id, "drop").touch()  # what is being taught right now ends with the old session
+            return None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base)
+
         states = [shared.session, shared.run, shared.key, shared.known, shared.line]
         demo.load(resume, [shared.key], states, queue=False, show_progress="hidden", api_visibility="private")
         restart.click(
-            lambda: (None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base)), None, states,
-            js="() => { if (!confirm('Begin an empty session? What this one learned stays on disk, but this page forgets it.')) throw 'kept'; return []; }",
+            spoken(start_over), [shared.run], states,
+            js="(run) => { if (!confirm('Begin an empty session? This page forgets what it was taught.')) throw new Error('kept'); return [run]; }",
             queue=False, api_visibility="private",
         )  # fmt: skip
     return demo

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 
 import gradio as gr
+import torch
 
 
 @dataclass
@@ -20,7 +21,8 @@ class Shared:
     tabs: gr.Tabs | None = None
 
 
-EXPECTED = (ValueError, OSError, FloatingPointError)
+EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
+FULL = "the GPU's memory is full: ask for fewer pictures at once, or end other programs that use it, and try again"
 
 
 def spoken(handler):
@@ -48,5 +50,5 @@ def spoken(handler):
 
 def message(error: Exception) -> gr.Error:
     """The error's own sentence, capitalised."""
-    text = str(error)
+    text = FULL if isinstance(error, torch.OutOfMemoryError) else str(error)
     return gr.Error(escape.escape(text[:1].upper() + text[1:]), title="That did not work", duration=20, print_exception=False)

@@ -20,6 +20,7 @@ def use(base) -> None:
     """Let the functions below work on `base`."""
     global _base
     _base = base
+    _ = base.revision, base.parameters  # cached now: on ZeroGPU the main process cannot read weights after launch
 
 
 def flag(run: str, what: str) -> Path:
@@ -33,6 +34,12 @@ def clear(run: str) -> None:
     """Forget earlier stops of `run`."""
     for what in ("keep", "drop"):
         flag(run, what).unlink(missing_ok=True)
+
+
+@spaces.GPU(duration=10)
+def suggest(images):
+    """Class words that fit the pictures, best first; none without a CLIP."""
+    return [word for word, _ in _base.scorer.suggest(images, _base.class_words)] if _base.scorer else []
 
 
 @spaces.GPU(duration=120)

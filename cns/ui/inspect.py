@@ -28,12 +28,12 @@ def build(base, shared: Shared) -> None:
                 gr.Markdown("**What concepts share.** Few shared neurons mean that teaching one leaves the other alone. With two concepts or more, a map of what they share appears here.")
                 overlap = gr.Plot(show_label=False, format="png")
         gr.Markdown("**Silence it.** The same seed, drawn with the concept's neurons and with the untaught model's values in their place.")
-        quiet = gr.Button("Draw with and without its neurons", elem_id="silence")
+        quiet = gr.Button("Draw with and without its neurons", size="sm", elem_id="silence")
         pair = gr.HTML()
 
-    def refresh(session, now):
+    def refresh(session):
         names = [(c.words, c.name) for c in session.concepts] if session else []
-        chosen = now if now in [n for _, n in names] else names[-1][1] if names else None
+        chosen = names[-1][1] if names else None
         return gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *show(session, chosen)
 
     @spoken
@@ -54,6 +54,6 @@ def build(base, shared: Shared) -> None:
         return html.strip([(loud, "with its neurons"), (silent, "without them")], 176)
 
     views = [numbers, funnel, location, overlap, pair]
-    shared.known.change(refresh, [shared.session, name], [nothing, page, name, *views], api_visibility="private")
+    shared.known.change(refresh, [shared.session], [nothing, page, name, *views], api_visibility="private")
     name.input(show, [shared.session, name], views, api_visibility="private")
     quiet.click(without, [shared.session, name], [pair], concurrency_id="draw", api_visibility="private")

@@ -1,16 +1,19 @@
 """The Teach tab: pictures, a name and a class word in; a session that knows the thing out."""
 
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
 
-from ..concept import Concept, check
+from ..concept import AlreadyTaught, Concept, check
 from ..images import load_images, square
 from ..teaching import TeachSettings
 from . import gpu, html
 from .common import Shared, spoken
 
+KEEP, DROP = "Stop and keep", "Stop and discard"
 READY = Path(__file__).parents[2] / "assets" / "concepts"
 
 
@@ -28,13 +31,13 @@ def build(base, store, shared: Shared, folder=None) -> None:
         with gr.Column(scale=5):
             gr.Markdown("**1. Pick a ready thing**", elem_classes="cns-step")
             picks = gr.Gallery(
-                [c["images"][1] for c in ready], label="Ready things", show_label=False, columns=5, allow_preview=False, object_fit="cover",
+                [(c["images"][1], c["class_word"]) for c in ready], label="Ready things", show_label=False, columns=5, allow_preview=False, object_fit="cover",
                 interactive=False, elem_id="ready", elem_classes="cns-grid", buttons=[], format="png",
             )  # fmt: skip
             gr.Markdown("**...or drop 1 to 10 pictures of your own** (files, clipboard, webcam)", elem_classes="cns-step")
             images = gr.Gallery(
                 label="Your pictures", show_label=False, type="filepath", interactive=True, columns=5, height=150, object_fit="cover",
-                sources=["upload", "clipboard", "webcam"], file_types=["image"], elem_id="images", buttons=[],
+                format="png", sources=["upload", "clipboard", "webcam"], file_types=["image"], elem_id="images", buttons=[],
             )  # fmt: skip
             gr.Markdown("**What the model sees**", elem_classes="cns-step")
             seen = gr.HTML(html.empty("Your pictures, cropped to the square that it learns from."), elem_id="seen")
@@ -47,32 +50,39 @@ def build(base, store, shared: Shared, folder=None) -> None:
                 steps = gr.Slider(10, 1000, defaults.steps, step=10, label="Training steps", elem_id="steps")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             teach = gr.Button("3. Teach", variant="primary", elem_id="teach")
+            again = gr.Button(visible=False, elem_id="again")
             with gr.Row(visible=False) as stops:
-                keep = gr.Button("Stop and keep what it learned", elem_id="stop-keep")
-                drop = gr.Button("Stop and discard", elem_id="stop-drop")
+                keep = gr.Button(KEEP, size="sm", elem_id="stop-keep")
+                drop = gr.Button(DROP, size="sm", elem_id="stop-drop")
+            queue = gr.HTML(elem_id="queue")
             live = gr.HTML(html.empty("While it learns, you see here how far it is and how well it draws your thing."), elem_id="live")
             result = gr.HTML(elem_id="result")
 
     def pick(event: gr.SelectData):
         chosen = ready[event.index]
-        return chosen["images"], chosen["name"], chosen["class_word"]
+        return load_images(chosen["images"]), chosen["name"], chosen["class_word"]  # pictures, as Gradio takes no paths outside its folders
 
     @spoken
     def view(files):
         if not files:
             return html.empty("Your pictures, cropped to the square that it learns from."), gr.update(visible=False)
         pictures = [square(i, base.size) for i in load_images([path for path, _ in files])]
-        fits = [w for w, _ in base.scorer.suggest(pictures, base.class_words)] if base.scorer else []
+        fits = gpu.suggest(pictures)
         return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None, visible=bool(fits))
 
     @spoken
     def run(files, name, word, steps, seed, session, run_id, key):
         concept = Concept(name, word, load_images([path for path, _ in files or []]))
-        check(base, session, concept)
+        try:
+            check(base, session, concept)
+        except AlreadyTaught:
+            yield {again: gr.update(value=f"Teach it as <{free_name(concept.name, session)}> instead", visible=True)}
+            raise
         gpu.clear(run_id)
         settings = TeachSettings.of(base, steps=int(steps), seed=int(seed or 0))
-        busy = {teach: gr.update(interactive=False), stops: gr.update(visible=True), result: ""}
-        idle = {teach: gr.update(interactive=True), stops: gr.update(visible=False)}
+        busy = {teach: gr.update(interactive=False), stops: gr.update(visible=True), result: "", again: gr.update(visible=False)}
+        idle = {teach: gr.update(interactive=True), stops: gr.update(visible=False),
+                keep: gr.update(value=KEEP, interactive=True), drop: gr.update(value=DROP, interactive=True)}  # fmt: skip
         losses, preview = [], None
         events = gpu.teach(session, concept, settings, run_id)
         try:
@@ -99,19 +109,32 @@ def build(base, store, shared: Shared, folder=None) -> None:
     @spoken
     def stop(run_id, what):
         gpu.flag(run_id, what).touch()
+        stopping, other = gr.update(value="Stopping...", interactive=False), gr.update(interactive=False)
+        return (stopping, other) if what == "keep" else (other, stopping)
 
+    look = {"concurrency_id": "look", "concurrency_limit": 2, "show_progress_on": [seen], "api_visibility": "private"}
     picks.select(pick, None, [images, name, word], queue=False, api_visibility="private").then(
-        view, [images], [seen, guess], concurrency_id="look", api_visibility="private"
+        view, [images], [seen, guess], **look
     )
-    gr.on([images.upload, images.delete], view, [images], [seen, guess], concurrency_id="look", api_visibility="private")
+    gr.on([images.upload, images.delete], view, [images], [seen, guess], **look)
     guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
-    teach.click(
-        run, [images, name, word, steps, seed, shared.session, shared.run, shared.key],
-        [teach, stops, live, result, shared.session, shared.known, shared.line],
-        concurrency_id="teach", concurrency_limit=4, show_progress="hidden", api_visibility="private",
-    )  # fmt: skip
+    teaching = {
+        "fn": run, "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key],
+        "outputs": [teach, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line],
+        "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
+    }  # fmt: skip
+    teach.click(**teaching)
+    again.click(spoken(free_name), [name, shared.session], [name], queue=False, api_visibility="private").then(**teaching)
+    name.change(lambda: gr.update(visible=False), None, [again], queue=False, show_progress="hidden", api_visibility="private")
+    shared.known.change(lambda known: gr.skip() if known else "", [shared.known], [result], queue=False, api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
-        button.click(lambda run_id, what=what: stop(run_id, what), [shared.run], None, queue=False, api_visibility="private")
+        button.click(partial(stop, what=what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
+
+
+def free_name(name: str, session) -> str:
+    """`name` with the first number that makes it new: rex -> rex2 -> rex3."""
+    stem, taken = (name or "").strip().lower().rstrip("0123456789"), {c.name for c in session.concepts} if session else set()
+    return next(n for i in itertools.count(2) if (n := f"{stem}{i}") not in taken)
 
 
 def keep_session(store, key, session) -> str:
