@@ -107,7 +107,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
         }  # fmt: skip
 
     @spoken
-    def stop(run_id, what):
+    def stop(what, run_id):
         gpu.flag(run_id, what).touch()
         stopping, other = gr.update(value="Stopping...", interactive=False), gr.update(interactive=False)
         return (stopping, other) if what == "keep" else (other, stopping)
@@ -128,7 +128,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
     name.change(lambda: gr.update(visible=False), None, [again], queue=False, show_progress="hidden", api_visibility="private")
     shared.known.change(lambda known: gr.skip() if known else "", [shared.known], [result], queue=False, api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
-        button.click(partial(stop, what=what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
+        button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
 
 
 def free_name(name: str, session) -> str:
