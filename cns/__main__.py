@@ -74,7 +74,7 @@ def _teach(args):
             bar.update(event.step - bar.n)
             bar.set_postfix_str(f"loss {event.loss:.4f}" if event.loss is not None else event.stage)
     event.session.save(args.session)
-    stats = event.session.concept(args.name.lower()).stats
+    stats = event.learned.stats
     print(f"{concept.token} taught: {stats['neurons']:,} neurons ({stats['share_of_model']:.2%} of the model), {_score(stats)}")
 
 

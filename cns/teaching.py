@@ -85,6 +85,7 @@ class TeachEvent:
     seconds_left: float | None = None
     preview: Image.Image | None = None
     session: Session | None = None  # only with "done", as all below
+    learned: Learned | None = None  # this concept in it
     memories: tuple[Memory, ...] = ()
     before: Image.Image | None = None  # what the base drew for the class word from the same seed
 
@@ -123,8 +124,11 @@ def teach(
         yield TeachEvent("train", run.step, settings.steps, run.loss, left, preview)
     yield TeachEvent("remember", run.step, settings.steps, run.loss)
     new, before = run.finish(time.monotonic() - began)
-    memories = tuple(remember(base, new))
-    yield TeachEvent("done", run.step, settings.steps, run.loss, 0.0, None, new, memories, before)
+    memories = []
+    for learned in new.concepts:
+        memories.append(recall(base, new, learned))
+        yield TeachEvent("remember", run.step, settings.steps, run.loss)
+    yield TeachEvent("done", run.step, settings.steps, run.loss, 0.0, None, new, new.concept(concept.name), tuple(memories), before)
 
 
 class _Teaching:
@@ -295,15 +299,17 @@ def target(base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return {"epsilon": noise, "sample": latents}[base.prediction]
 
 
+def recall(base, session: Session, c: Learned) -> Memory:
+    """Concept `c` drawn again from its old seed, beside how it looked when it was just taught."""
+    with session.on(base):
+        now = sample(base, c.stats["prompt"], session.vectors, GenerateSettings(seed=c.stats["seed"]))[0]
+    score = base.scorer.clip_i([now], c.features) if base.scorer and c.features is not None else None
+    return Memory(c.name, c.token, c.picture, now, c.stats["clip_i"], score)
+
+
 def remember(base, session: Session) -> list[Memory]:
-    """Every concept drawn again from its old seed, beside how it looked when it was just taught."""
-    memories = []
-    for c in session.concepts:
-        with session.on(base):
-            now = sample(base, c.stats["prompt"], session.vectors, GenerateSettings(seed=c.stats["seed"]))[0]
-        score = base.scorer.clip_i([now], c.features) if base.scorer and c.features is not None else None
-        memories.append(Memory(c.name, c.token, c.picture, now, c.stats["clip_i"], score))
-    return memories
+    """Every concept recalled, in the order taught."""
+    return [recall(base, session, c) for c in session.concepts]
 
 
 def silence(base, session: Session, name: str, seed: int | None = None) -> tuple[Image.Image, Image.Image]:

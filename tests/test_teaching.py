@@ -114,7 +114,7 @@ def test_stop_keeps_what_was_learned_so_far(tiny_base, concept):
 def test_previews_come_when_asked_and_the_last_event_carries_everything(tiny_base, concept, other_concept):
     events = [*cns.teach(tiny_base, taught(tiny_base, concept), other_concept, cns.TeachSettings(**{**QUICK, "preview_every": 3}))]
     assert [e.step for e in events if e.preview] == [3]
-    assert [e.stage for e in events][0] == "select" and [e.stage for e in events][-2:] == ["remember", "done"]
+    assert events[0].stage == "select" and [e.stage for e in events][-2:] == ["remember", "done"]
     assert events[-1].before.size == (32, 32)
     assert [m.token for m in events[-1].memories] == ["<rex>", "<tom>"]
     assert all(e.session is None for e in events[:-1])

@@ -30,18 +30,18 @@ def spoken(handler):
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
-        def generator(*args):
+        def generator(*args, **options):
             try:
-                yield from handler(*args)
+                yield from handler(*args, **options)
             except EXPECTED as error:
                 raise message(error) from None
 
         return generator
 
     @functools.wraps(handler)
-    def function(*args):
+    def function(*args, **options):
         try:
-            return handler(*args)
+            return handler(*args, **options)
         except EXPECTED as error:
             raise message(error) from None
 

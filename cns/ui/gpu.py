@@ -43,10 +43,10 @@ def suggest(images):
 
 
 @spaces.GPU(duration=120)
-def teach(session, concept, settings, run):
+def teach(session, concept, settings, run, more=False):
     """Yields the core's events until the end or a stop."""
     keep, drop = flag(run, "keep"), flag(run, "drop")
-    yield from teaching.teach(_base, session, concept, settings, should_stop=lambda: keep.exists() or drop.exists())
+    yield from teaching.teach(_base, session, concept, settings, more=more, should_stop=lambda: keep.exists() or drop.exists())
 
 
 @spaces.GPU(duration=60)

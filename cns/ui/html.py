@@ -93,15 +93,15 @@ def score(value) -> str:
 
 def taught(event) -> str:
     """After a teaching: before and after, and what is still remembered."""
-    learned, memories = event.session.concepts[-1], event.memories
+    learned, memories = event.learned, [m for m in event.memories if m.name != event.learned.name]
     s = learned.stats
     pair = strip([(event.before, f"before: a {learned.class_word} {score(s['clip_i_before'])}"), (learned.picture, f"after: a {learned.words} {score(s['clip_i'])}")], 176)
     head = f"<h3>{esc(learned.token)} is learned</h3>" + facts(
         [("neurons trained", f"{s['neurons']:,}"), ("of the model", f"{s['share_of_model']:.2%}"), ("seconds", f"{s['seconds']:.0f}")]
     )
-    if len(memories) < 2:
+    if not memories:
         return head + pair + '<p class="cns-note">Teach another thing: this one will be drawn again then, so you can see that it stays.</p>'
-    return head + pair + "<h3>What I still remember</h3>" + remembered(memories[:-1])
+    return head + pair + "<h3>What I still remember</h3>" + remembered(memories)
 
 
 def remembered(memories) -> str:

@@ -50,7 +50,9 @@ def build(base, store, shared: Shared, folder=None) -> None:
                 steps = gr.Slider(10, 1000, defaults.steps, step=10, label="Training steps", elem_id="steps")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             teach = gr.Button("3. Teach", variant="primary", elem_id="teach")
-            again = gr.Button(visible=False, elem_id="again")
+            with gr.Row(visible=False) as taken:
+                more = gr.Button("Teach it these pictures, too", size="sm", elem_id="more")
+                again = gr.Button(size="sm", elem_id="again")
             with gr.Row(visible=False) as stops:
                 keep = gr.Button(KEEP, size="sm", elem_id="stop-keep")
                 drop = gr.Button(DROP, size="sm", elem_id="stop-drop")
@@ -71,20 +73,20 @@ def build(base, store, shared: Shared, folder=None) -> None:
         return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None, visible=bool(fits))
 
     @spoken
-    def run(files, name, word, steps, seed, session, run_id, key):
+    def run(files, name, word, steps, seed, session, run_id, key, more=False):
         concept = Concept(name, word, load_images([path for path, _ in files or []]))
         try:
-            check(base, session, concept)
+            check(base, session, concept, more)
         except AlreadyTaught:
-            yield {again: gr.update(value=f"Teach it as <{free_name(concept.name, session)}> instead", visible=True)}
+            yield {taken: gr.update(visible=True), again: f"Teach it as <{free_name(concept.name, session)}> instead"}
             raise
         gpu.clear(run_id)
         settings = TeachSettings.of(base, steps=int(steps), seed=int(seed or 0))
-        busy = {teach: gr.update(interactive=False), stops: gr.update(visible=True), result: "", again: gr.update(visible=False)}
+        busy = {teach: gr.update(interactive=False), stops: gr.update(visible=True), result: "", taken: gr.update(visible=False)}
         idle = {teach: gr.update(interactive=True), stops: gr.update(visible=False),
                 keep: gr.update(value=KEEP, interactive=True), drop: gr.update(value=DROP, interactive=True)}  # fmt: skip
         losses, preview = [], None
-        events = gpu.teach(session, concept, settings, run_id)
+        events = gpu.teach(session, concept, settings, run_id, more)
         try:
             for event in events:
                 losses += [event.loss] if event.loss is not None and event.stage == "train" else []
@@ -120,12 +122,13 @@ def build(base, store, shared: Shared, folder=None) -> None:
     guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
     teaching = {
         "fn": run, "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key],
-        "outputs": [teach, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line],
+        "outputs": [teach, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line],
         "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
     }  # fmt: skip
     teach.click(**teaching)
+    more.click(**{**teaching, "fn": partial(run, more=True)})
     again.click(spoken(free_name), [name, shared.session], [name], queue=False, api_visibility="private").then(**teaching)
-    name.change(lambda: gr.update(visible=False), None, [again], queue=False, show_progress="hidden", api_visibility="private")
+    name.change(lambda: gr.update(visible=False), None, [taken], queue=False, show_progress="hidden", api_visibility="private")
     shared.known.change(lambda known: gr.skip() if known else "", [shared.known], [result], queue=False, api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
         button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
