@@ -7,7 +7,6 @@ import torch
 
 import cns
 from cns.bench import ROOT, ready_concepts
-from cns.selection import select_base
 
 
 @pytest.fixture(scope="module")
@@ -42,40 +41,44 @@ def test_the_clip_suggests_the_class_word(concepts, starter):
 
 def test_the_background_is_the_one_asked_for(starter):
     wanted = {"red": (214, 64, 69), "blue": (74, 124, 214), "green": (104, 179, 106), "black": (34, 34, 38)}
-    for colour, rgb in wanted.items():
+    for colour in wanted:
         image = draws(starter, f"a dog face on a {colour} background", count=1)[0]
         corner = torch.tensor([image.getpixel((x, y)) for x in (1, 62) for y in (1, 62)]).float().mean(0)
         nearest = min(wanted, key=lambda c: (corner - torch.tensor(wanted[c])).square().sum())
         assert nearest == colour
 
 
+def clip_i(base, concept, words, session=None):
+    """CLIP-I of eight pictures on two backgrounds to the concept's own."""
+    drawn = [p for c in ("teal", "white") for p in draws(base, f"a {words} on a {c} background", session)]
+    return base.scorer.clip_i(drawn, [cns.square(i, base.size) for i in concept.images])
+
+
+def teach(base, concept):
+    return [*cns.teach(base, None, concept, cns.TeachSettings.of(base, preview_every=0))][-1].session
+
+
 def test_teaching_raises_clip_i_above_the_base_and_above_a_random_mask(concepts, starter, monkeypatch):
-    def score(session, concept, prompt):
-        references = starter.scorer.image_features([cns.square(i, starter.size) for i in concept.images])
-        return starter.scorer.clip_i(draws(starter, prompt, session), references)
-
-    def teach(concept):
-        return [*cns.teach(starter, None, concept, cns.TeachSettings.of(starter, preview_every=0))][-1].session
-
-    def random_masks(*args, **kwargs):
-        g = torch.Generator().manual_seed(7)
-        return {n: torch.rand(m.shape, generator=g) < m.float().mean() for n, m in chosen(*args, **kwargs).items()}
-
-    def chosen(*args, **kwargs):
-        return {n: m & ~general[n] for n, m in select_base(*args, **kwargs).items()}
-
     concept = concepts["tom"]
-    session = teach(concept)
-    from cns.session import unpack
+    session = teach(starter, concept)
+    sizes = {n: len(i) for n, i in session.concepts[0].mask.items()}
 
-    general = {n: unpack(b, starter.weights[n].numel()).view(starter.weights[n].shape) for n, b in session.general.items()}
-    base = score(None, concept, f"a {concept.class_word}")
-    ours = score(session, concept, f"a {concept.words}")
+    def random_masks(base, *_, **__):
+        g = torch.Generator().manual_seed(7)
+        masks = {n: torch.zeros(w.numel(), dtype=torch.bool) for n, w in base.weights.items()}
+        for n, mask in masks.items():
+            mask[torch.randperm(len(mask), generator=g)[: sizes[n]]] = True
+        return {n: m.view(base.weights[n].shape) for n, m in masks.items()}
+
+    def no_masks(base, *_):
+        return {n: torch.zeros(w.shape, dtype=torch.bool) for n, w in base.weights.items()}
+
     monkeypatch.setattr("cns.teaching.select_base", random_masks)
-    monkeypatch.setattr("cns.teaching.select_general", lambda b, *_: {n: torch.zeros(w.shape, dtype=torch.bool) for n, w in b.weights.items()})
-    random_session = teach(concept)
-    assert random_session.concepts[0].stats["neurons"] == pytest.approx(session.concepts[0].stats["neurons"], rel=0.05)
-    random = score(random_session, concept, f"a {concept.words}")
+    monkeypatch.setattr("cns.teaching.select_general", no_masks)
+    other = teach(starter, concept)
+    assert {n: len(i) for n, i in other.concepts[0].mask.items()} == sizes
+    base, ours = clip_i(starter, concept, concept.class_word), clip_i(starter, concept, concept.words, session)
+    random = clip_i(starter, concept, concept.words, other)
     print(f"CLIP-I base {base:.3f}, random mask {random:.3f}, concept neurons {ours:.3f}")
     assert ours > base + 0.05
     assert ours > random

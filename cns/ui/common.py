@@ -51,4 +51,4 @@ def spoken(handler):
 def message(error: Exception) -> gr.Error:
     """The error's own sentence, capitalised."""
     text = FULL if isinstance(error, torch.OutOfMemoryError) else str(error)
-    return gr.Error(escape.escape(text[:1].upper() + text[1:]), title="That did not work", duration=20, print_exception=False)
+    return gr.Error(escape.escape(text[:1].upper() + text[1:], quote=False), title="That did not work", duration=20, print_exception=False)
