@@ -34,9 +34,15 @@ def test_the_ready_concepts_are_complete(concepts, starter):
         assert "CC BY" in json.loads((ROOT / "assets/concepts" / c.name / "concept.json").read_text())["origin"]
 
 
-def test_the_clip_suggests_the_class_word(concepts, starter):
-    hits = [c.class_word in dict(starter.scorer.suggest(c.images, starter.class_words)) for c in concepts.values() if c.class_word != "style"]
-    assert sum(hits) >= len(hits) / 2
+def test_the_clip_ranks_the_class_word_better_than_chance(concepts, starter):
+    """The drawings are of a set that it never saw, so this is a low bar: chance is a mean rank of half the words."""
+    words, ranks = starter.class_words, []
+    for c in concepts.values():
+        if c.class_word != "style":
+            order = [w for w, _ in starter.scorer.suggest(c.images, words, len(words))]
+            ranks.append(order.index(c.class_word))
+    print("ranks of the class word:", ranks)
+    assert sum(ranks) / len(ranks) < 0.75 * (len(words) - 1) / 2
 
 
 def test_the_background_is_the_one_asked_for(starter):
