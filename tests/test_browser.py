@@ -118,6 +118,8 @@ def test_the_whole_story_pick_teach_generate_inspect(page, app):
 
     page.reload()  # the session comes back by itself
     page.locator("#knows", has_text="<rex> dog face").wait_for()
+    page.get_by_role("tab", name="Inspect Neurons").click()
+    page.get_by_text("concept neurons, trained").wait_for()
     page.get_by_role("tab", name="Teach").click()
     teach_ready(page, 7)
     assert "What I still remember" in page.locator("#result").inner_text()
@@ -132,6 +134,7 @@ def test_a_taken_name_is_offered_anew_and_starting_over_forgets(page):
     page.get_by_role("heading", name="<rex2> is learned").wait_for()
     page.locator("#teach").click()
     page.get_by_role("button", name="Teach it these pictures, too").click()
+    page.locator("#start-over:disabled").wait_for()
     page.locator("#result h3", has_text="<rex2> is learned").wait_for()
     page.once("dialog", lambda d: d.accept())
     page.locator("#start-over").click()

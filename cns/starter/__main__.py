@@ -14,8 +14,9 @@ def main():
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache/cns-starter", help="art, checkpoints (default %(default)s)")
     sub = parser.add_subparsers(dest="command", required=True)
     train = sub.add_parser("train", help="train a stage, or all in turn; goes on from its checkpoint")
-    train.add_argument("--stage", choices=("ae", "clip", "unet", "all"), default="all")
-    train.add_argument("--minutes", type=float, default=60, help="budget of one stage, or of all: a sixth each for ae and clip")
+    train.add_argument("--stage", choices=("ae", "clip", "judge", "unet", "all"), default="all")
+    train.add_argument("--minutes", type=float, default=60, help="budget of one stage, or of all: two thirds of it for unet")
+    train.add_argument("--anew", action="store_true", help="start from nothing, not from a checkpoint's or the committed starter's weights")
     train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     train.add_argument("--threads", type=int, default=torch.get_num_threads())
     train.add_argument("--seed", type=int, default=0)
@@ -37,9 +38,9 @@ def _train(args):
     from .train import STAGES
 
     torch.set_num_threads(args.threads)
-    share = {"ae": 1 / 6, "clip": 1 / 6, "unet": 2 / 3} if args.stage == "all" else {args.stage: 1}
+    share = {"ae": 1 / 9, "clip": 1 / 9, "judge": 1 / 9, "unet": 2 / 3} if args.stage == "all" else {args.stage: 1}
     for name, part in share.items():
-        STAGES[name](args.work, args.device, args.seed).train(args.minutes * part, args.decay)
+        STAGES[name](args.work, args.device, args.seed, args.anew).train(args.minutes * part, args.decay)
 
 
 def _export(args):
@@ -52,6 +53,7 @@ def _concepts(args):
     from .concepts import make
 
     make(args.work, args.out)
+
 
 def _evaluate(args):
     from .evaluate import evaluate

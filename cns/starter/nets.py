@@ -4,6 +4,8 @@ Sizes were chosen for two CPU cores: a denoising pass of a batch of two takes ab
 stay under 64 MiB in half precision.
 """
 
+import json
+
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -17,29 +19,43 @@ def tokenizer(words) -> CLIPTokenizer:
     """A byte-pair CLIP tokenizer that keeps each of `words` whole."""
     trainer = trainers.BpeTrainer(
         vocab_size=20_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )  # fmt: skip
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     bpe.train_from_iterator(words, trainer)
-    import json
-
     model = json.loads(bpe.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
     tokens = list(model["vocab"])
-    tokens += [t + "</w>" for t in pre_tokenizers.ByteLevel.alphabet() if t + "</w>" not in model["vocab"]]
+    tokens += [t + "</w>" for t in sorted(pre_tokenizers.ByteLevel.alphabet()) if t + "</w>" not in model["vocab"]]
     vocab = {t: i for i, t in enumerate(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
 
 
 def clip(tok) -> CLIPModel:
     """A small CLIP: 64-pixel ViT with 8-pixel patches, four-layer text tower, 128 shared dimensions."""
-    common = {"hidden_size": TEXT_DIM, "intermediate_size": 4 * TEXT_DIM, "num_attention_heads": 3}
+    return _clip(tok, text=(TEXT_DIM, 4), vision=(TEXT_DIM, 6), heads=3, projection=128)
+
+
+def judge(tok) -> CLIPModel:
+    """A smaller CLIP of another shape, for a second opinion."""
+    return _clip(tok, text=(96, 2), vision=(128, 5), heads=4, projection=96)
+
+
+def _clip(tok, *, text, vision, heads, projection) -> CLIPModel:
+    """`text` and `vision` are (width, layers) of the two towers."""
+
+    def tower(width, layers, **more):
+        return {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads, **more}
+
     ids = {"bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id, "pad_token_id": tok.pad_token_id}
-    text = {**common, **ids, "vocab_size": len(tok), "num_hidden_layers": 4, "max_position_embeddings": MAX_TOKENS}
-    vision = {**common, "num_hidden_layers": 6, "image_size": 64, "patch_size": 8}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+    return CLIPModel(
+        CLIPConfig(
+            text_config=tower(*text, **ids, vocab_size=len(tok), max_position_embeddings=MAX_TOKENS),
+            vision_config=tower(*vision, image_size=64, patch_size=8), projection_dim=projection,
+        )
+    )  # fmt: skip
 
 
 def clip_processor() -> CLIPImageProcessorPil:

@@ -1,10 +1,12 @@
-"""Scenes in, checkpoints out: the three stages of the starter's training, each resumable and bounded by `--minutes`.
+"""Scenes in, checkpoints out: the stages of the starter's training, each resumable and bounded by `--minutes`.
 
-    ae    autoencoder on the wide world
-    clip  contrastive image-text training on the wide world
-    unet  latent diffusion on the small world, text encoder from the CLIP and trained along
+    ae     autoencoder on the wide world
+    clip   contrastive image-text training on the wide world
+    judge  the same for a second CLIP, of other size and seed, that only measures
+    unet   latent diffusion on the small world, text encoder from the CLIP and trained along
 
-A stage keeps `WORK/<stage>.pt`: weights, their moving average (EMA), optimizer state, step and random states.
+A stage keeps `WORK/<stage>.pt`: weights, their moving average (EMA), optimizer state, step and random states. Without one
+it goes on from the weights in `assets/starter`, if they are there, with a fresh optimizer; `--anew` starts from nothing.
 """
 
 import copy
@@ -14,13 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from transformers import CLIPTokenizer
 
+from ..base import STARTER
 from . import art, nets
 from .world import World, vocabulary
 
-EMA_DECAY = {"ae": 0.995, "clip": 0.998, "unet": 0.9985}
-RATE = {"ae": 1e-3, "clip": 1e-3, "unet": 5e-4}
-BATCH = {"ae": 8, "clip": 128, "unet": 16}
+EMA_DECAY = {"ae": 0.995, "clip": 0.998, "judge": 0.998, "unet": 0.9985}
+RATE = {"ae": 1e-3, "clip": 1e-3, "judge": 1e-3, "unet": 5e-4}
+BATCH = {"ae": 8, "clip": 128, "judge": 128, "unet": 16}
+EXPORTED = {"ae": "vae/diffusion_pytorch_model", "clip": "clip/model", "judge": "judge/model", "unet": "unet/diffusion_pytorch_model",
+            "text": "text_encoder/model"}  # fmt: skip
 
 
 class Stage:
@@ -28,17 +35,20 @@ class Stage:
 
     name: str
 
-    def __init__(self, work: Path, device: str, seed: int):
+    def __init__(self, work: Path, device: str, seed: int, anew: bool = False):
         self.work, self.device, self.seed = work, device, seed
         self.drawings = art.load(work)
-        self.tok = nets.tokenizer(vocabulary(self.drawings))
+        self.tok = tokenizer(work, self.drawings, anew)
         self.models = {k: m.to(device) for k, m in self.build().items()}
+        if not anew:
+            for k, m in self.models.items():
+                if (weights := trained(work, self.name, k)) is not None:
+                    m.load_state_dict(weights)
         self.ema = {k: copy.deepcopy(m).eval().requires_grad_(False) for k, m in self.models.items()}
         self.opt = torch.optim.AdamW(self.groups(), lr=RATE[self.name], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.base_lrs = [g["lr"] for g in self.opt.param_groups]
         self.step, self.seconds = 0, 0.0
-        path = work / f"{self.name}.pt"
-        if path.exists():
+        if (path := work / f"{self.name}.pt").exists() and not anew:
             state = torch.load(path, map_location=device, weights_only=True)
             for k in self.models:
                 self.models[k].load_state_dict(state["models"][k])
@@ -111,7 +121,9 @@ class Autoencoder(Stage):
         scenes, _ = self.world.batch(BATCH["ae"], rng)
         x = self.pixels(scenes)  # whole scenes: the group norms must see in training what they see in use
         posterior = self.models["ae"].encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
-        out = self.models["ae"].decode(posterior.sample()).sample
+        z = posterior.sample()
+        blur = 0.15 * torch.rand(len(z), 1, 1, 1, device=z.device) * z.std().detach()  # diffusion leaves noise: decode through it
+        out = self.models["ae"].decode(z + blur * torch.randn_like(z)).sample
         return F.mse_loss(out.float(), x) + 0.2 * F.l1_loss(out.float(), x) + 2e-7 * posterior.kl().mean()
 
 
@@ -120,14 +132,28 @@ class Clip(Stage):
 
     def build(self):
         self.world = World(self.drawings, wide=True)
-        return {"clip": nets.clip(self.tok)}
+        return {self.name: getattr(nets, self.name)(self.tok)}
 
     def loss(self, rng):
-        scenes, captions = self.world.batch(BATCH["clip"], rng)
+        scenes, captions = self.world.batch(BATCH[self.name], rng)
         ids = self.tokens(captions).to(self.device)
-        out = self.models["clip"](input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=self.pixels(scenes))
+        pixels = varied(self.pixels(scenes), torch.Generator().manual_seed(int(rng.integers(2**31))))
+        out = self.models[self.name](input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
         logits, target = out.logits_per_text.float(), torch.arange(len(captions), device=self.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Judge(Clip):
+    name = "judge"
+
+
+def varied(pixels, generator):
+    """Pictures [b, 3, 64, 64] as other hands would draw them: mirrored, lighter or darker, more or less contrast, blurred."""
+    b = len(pixels)
+    mirror, gain, shift, soft = (torch.rand((b, 1, 1, 1), generator=generator).to(pixels.device) for _ in range(4))
+    x = torch.where(mirror < 0.5, pixels.flip(3), pixels)
+    x = torch.where(soft < 0.3, F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1), x)
+    return (x * (0.8 + 0.4 * gain) + 0.3 * (shift - 0.5)).clamp(-1, 1)
 
 
 class Unet(Stage):
@@ -136,13 +162,12 @@ class Unet(Stage):
     def build(self):
         self.world = World(self.drawings)
         self.ae = nets.autoencoder()
-        ae = torch.load(self.work / "ae.pt", map_location="cpu", weights_only=True)["ema"]["ae"]
-        self.ae.load_state_dict(ae)
+        self.ae.load_state_dict(trained(self.work, "ae"))
         self.ae = self.ae.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.scale = latent_scale(self.ae, self.world)
         self.schedule = nets.scheduler()
         text = nets.clip(self.tok)
-        text.load_state_dict(torch.load(self.work / "clip.pt", map_location="cpu", weights_only=True)["ema"]["clip"])
+        text.load_state_dict(trained(self.work, "clip"))
         return {"unet": nets.unet().to(memory_format=torch.channels_last), "text": text.text_model}
 
     def groups(self):
@@ -164,13 +189,29 @@ class Unet(Stage):
         clean = 1 - self.schedule.alphas_cumprod.to(self.device)[t]  # turns an error of v into one of the clean latents
         return (clean.clamp(min=0.1) * error).mean()
 
-
     @torch.no_grad()
     def encoded(self, rng):
         """Half a batch of scenes: (scaled latents, captions)."""
         scenes, captions = self.world.batch(BATCH["unet"] // 2, rng)
         x = self.pixels(scenes).contiguous(memory_format=torch.channels_last)
         return self.ae.encode(x).latent_dist.mean.float() * self.scale, captions
+
+
+def tokenizer(work: Path, drawings, anew=False) -> CLIPTokenizer:
+    """The one that the weights to be trained on were made with: of `work`, else the committed one; where none is, a new one."""
+    own, committed = work / "tokenizer", STARTER / "tokenizer"
+    if not own.exists() and (anew or not committed.exists()):
+        nets.tokenizer(vocabulary(drawings)).save_pretrained(own)
+    return CLIPTokenizer.from_pretrained(own if own.exists() else committed)
+
+
+def trained(work: Path, stage: str, model: str | None = None) -> dict | None:
+    """The moving average of a stage's `model`: from its checkpoint, else from the committed starter, else None."""
+    model, checkpoint = model or stage, work / f"{stage}.pt"
+    if checkpoint.exists():
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)["ema"][model]
+    committed = STARTER / f"{EXPORTED[model]}.safetensors"
+    return load_file(committed) if committed.exists() else None
 
 
 @torch.no_grad()
@@ -182,4 +223,4 @@ def latent_scale(ae, world, count=256) -> float:
     return 1 / ae.encode(x.to(device)).latent_dist.mean.std().item()
 
 
-STAGES = {s.name: s for s in (Autoencoder, Clip, Unet)}
+STAGES = {s.name: s for s in (Autoencoder, Clip, Judge, Unet)}

@@ -68,7 +68,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
         )  # fmt: skip
         with gr.Row(elem_id="head"):
             gr.HTML(HEAD)
-            restart = gr.Button("Start over", size="sm", scale=0, min_width=110, elem_id="start-over")
+            shared.restart = gr.Button("Start over", size="sm", scale=0, min_width=110, elem_id="start-over")
         shared.line = gr.HTML(html.knows(None, base), elem_id="knows")
         with gr.Tabs() as shared.tabs:
             with gr.Tab("Teach", id="teach"):
@@ -91,11 +91,12 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
             gpu.flag(run_id, "drop").touch()  # what is being taught right now ends with the old session
             return None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base)
 
+        # both in the queue: out of it, a changed gr.State does not fire its `change`
         states = [shared.session, shared.run, shared.key, shared.known, shared.line]
-        demo.load(resume, [shared.key], states, queue=False, show_progress="hidden", api_visibility="private")
-        restart.click(
+        demo.load(resume, [shared.key], states, show_progress="hidden", api_visibility="private")
+        shared.restart.click(
             spoken(start_over), [shared.run], states,
             js="(run) => { if (!confirm('Begin an empty session? This page forgets what it was taught.')) throw new Error('kept'); return [run]; }",
-            queue=False, api_visibility="private",
+            show_progress="hidden", api_visibility="private",
         )  # fmt: skip
     return demo

@@ -19,6 +19,7 @@ class Shared:
     key: gr.BrowserState
     line: gr.HTML | None = None
     tabs: gr.Tabs | None = None
+    restart: gr.Button | None = None  # asleep while something is being taught
 
 
 EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)

@@ -82,8 +82,8 @@ def build(base, store, shared: Shared, folder=None) -> None:
             raise
         gpu.clear(run_id)
         settings = TeachSettings.of(base, steps=int(steps), seed=int(seed or 0))
-        busy = {teach: gr.update(interactive=False), stops: gr.update(visible=True), result: "", taken: gr.update(visible=False)}
-        idle = {teach: gr.update(interactive=True), stops: gr.update(visible=False),
+        busy = {teach: gr.update(interactive=False), shared.restart: gr.update(interactive=False), stops: gr.update(visible=True), result: "", taken: gr.update(visible=False)}
+        idle = {teach: gr.update(interactive=True), shared.restart: gr.update(interactive=True), stops: gr.update(visible=False),
                 keep: gr.update(value=KEEP, interactive=True), drop: gr.update(value=DROP, interactive=True)}  # fmt: skip
         losses, preview = [], None
         events = gpu.teach(session, concept, settings, run_id, more)
@@ -122,7 +122,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
     guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
     teaching = {
         "fn": run, "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key],
-        "outputs": [teach, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line],
+        "outputs": [teach, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart],
         "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
     }  # fmt: skip
     teach.click(**teaching)
