@@ -17,8 +17,8 @@ def options(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Teach one image model one thing after another.")
     parser.add_argument("--base", default=os.environ.get("CNS_BASE"), help="folder or Hub id of a Stable Diffusion pipeline (default: the embedded starter)")
     parser.add_argument("--store", default=os.environ.get("CNS_STORE"), metavar="DIR", help="where sessions are kept (default: ~/.cache/cns-studio)")
-    parser.add_argument("--host", default="0.0.0.0" if ON_SPACE else "127.0.0.1")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if ON_SPACE else "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)))
     parser.add_argument("--share", action="store_true", help="also serve over a public link")
     return parser.parse_args(argv)
 
