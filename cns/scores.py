@@ -1,5 +1,7 @@
 """Pictures and words in, scores out: CLIP-I, CLIP-T and class word suggestions, all as cosines of CLIP embeddings."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -14,10 +16,10 @@ class Scorer:
         self.clip, self.tokenizer, self.processor = clip.requires_grad_(False).eval(), tokenizer, processor
 
     @classmethod
-    def load(cls, source: str, device: str = "cpu") -> "Scorer":
-        """The CLIP at a folder or Hub id."""
+    def load(cls, source: str | Path, device: str = "cpu", tokenizer: str | Path | None = None) -> "Scorer":
+        """The CLIP at a folder or Hub id; `tokenizer`: where its tokenizer is, if not there."""
         clip = CLIPModel.from_pretrained(source, dtype=torch.float32).to(device)
-        return cls(clip, CLIPTokenizer.from_pretrained(source), CLIPImageProcessorPil.from_pretrained(source))
+        return cls(clip, CLIPTokenizer.from_pretrained(tokenizer or source), CLIPImageProcessorPil.from_pretrained(source))
 
     @torch.no_grad()
     def image_features(self, images: list[Image.Image]) -> Tensor:

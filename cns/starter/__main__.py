@@ -27,6 +27,7 @@ def main():
     concepts.add_argument("--out", type=Path, default=ASSETS / "concepts")
     evaluate = sub.add_parser("evaluate", help="print the exported starter's marks and draw a contact sheet")
     evaluate.add_argument("--out", type=Path, default=ASSETS / "starter.png", help="the contact sheet")
+    evaluate.add_argument("--count", type=int, default=500, help="captions to draw")
     args = parser.parse_args()
     try:
         {"train": _train, "export": _export, "concepts": _concepts, "evaluate": _evaluate}[args.command](args)
@@ -58,7 +59,7 @@ def _concepts(args):
 def _evaluate(args):
     from .evaluate import evaluate
 
-    evaluate(args.work, args.out)
+    evaluate(args.work, args.out, args.count)
 
 
 if __name__ == "__main__":

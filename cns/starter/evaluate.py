@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
-from ..base import load_base
+from ..base import STARTER, load_base
 from ..generation import GenerateSettings, generate
 from ..images import to_pixels
+from ..scores import Scorer
 from . import art
-from .world import COLOURS, World
+from .world import COLOURS, THINGS, World, article
 
 SHEET = (
     "a dog face on a teal background", "an owl, shaded style", "a large strawberry on a white background", "a rocket on a purple background",
@@ -19,27 +21,35 @@ SHEET = (
 )  # fmt: skip
 
 
-def evaluate(work: Path, out: Path, count: int = 100, seed: int = 777) -> dict[str, float]:
-    """Print and return the figures; write the contact sheet to `out`."""
+def evaluate(work: Path, out: Path, count: int = 500, seed: int = 777) -> dict[str, float]:
+    """Print and return the figures; write the contact sheet to `out`. Retrieval and pairs are judged by a CLIP that no training saw."""
     base, world, rng = load_base(), World(art.load(work)), np.random.default_rng(seed)
+    judge = Scorer.load(STARTER / "judge", tokenizer=STARTER / "tokenizer")
     scenes = [world.sample(rng) for _ in range(count)]
     real = [Image.fromarray(world.render(s)) for s in scenes]
-    drawn = [generate(base, s.caption, None, GenerateSettings(seed=i))[0] for i, s in enumerate(scenes)]
+    drawn = [generate(base, s.caption, None, GenerateSettings(seed=i))[0] for i, s in enumerate(tqdm(scenes, unit="picture"))]
     said = [(s, d) for s, d in zip(scenes, drawn) if f"{s.colour} background" in s.caption]
     marks = {
         "autoencoder PSNR on real scenes [dB]": psnr(base, real),
         "asked background colour right, nearest of 12 at the corners": float(np.mean([nearest(d) == s.colour for s, d in said])),
-        f"top-1 retrieval of the caption among {count}, real scenes": retrieval(base, real, scenes),
-        f"top-1 retrieval of the caption among {count}, generated": retrieval(base, drawn, scenes),
+        "top-1 retrieval of the caption among 100, real scenes": retrieval(judge, real, scenes),
+        "top-1 retrieval of the caption among 100, generated": retrieval(judge, drawn, scenes),
+        f"both things of a pair named right among {len(THINGS)}, real scenes": pairs(judge, real, scenes),
+        f"both things of a pair named right among {len(THINGS)}, generated": pairs(judge, drawn, scenes),
     }
     for what, value in marks.items():
         print(f"{what:<64}{value:8.3f}")
+    contact_sheet(base).save(out)
+    return marks
+
+
+def contact_sheet(base) -> Image.Image:
+    """Every prompt of `SHEET`, drawn from two seeds below each other."""
     sheet = Image.new("RGB", (base.size * len(SHEET), base.size * 2))
     for i, prompt in enumerate(SHEET):
         for j, picture in enumerate(generate(base, prompt, None, GenerateSettings(count=2))):
             sheet.paste(picture, (i * base.size, j * base.size))
-    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.BICUBIC).save(out)
-    return marks
+    return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.BICUBIC)
 
 
 def psnr(base, images) -> float:
@@ -55,8 +65,24 @@ def nearest(image: Image.Image) -> str:
     return min(COLOURS, key=lambda c: (corner - torch.tensor(COLOURS[c])).square().sum())
 
 
-def retrieval(base, images, scenes) -> float:
-    """Share of the pictures whose own caption the CLIP ranks first among all."""
-    captions = [s.caption for s in scenes]
-    best = (base.scorer.image_features(images) @ base.scorer.text_features(captions).T).argmax(1)
-    return float(np.mean([captions[b] == c for b, c in zip(best, captions)]))
+def retrieval(judge: Scorer, images, scenes, among: int = 100) -> float:
+    """Share of the pictures whose own caption the judge ranks first, in groups of `among`."""
+    hits = []
+    for start in range(0, len(scenes), among):
+        captions = [s.caption for s in scenes[start : start + among]]
+        best = (judge.image_features(images[start : start + among]) @ judge.text_features(captions).T).argmax(1)
+        hits += [captions[b] == c for b, c in zip(best, captions)]
+    return float(np.mean(hits))
+
+
+def pairs(judge: Scorer, images, scenes) -> float:
+    """Share of the pairs in which the judge names the things in both halves right, left and right, among all `THINGS`."""
+    names = judge.text_features([f"a large {t} on {article(c)} background" for t in THINGS for c in COLOURS])
+    hits = []
+    for image, scene in zip(images, scenes):
+        if len(scene.things) == 2:
+            half, quarter = image.width // 2, image.height // 4
+            crops = [image.crop((x, quarter, x + half, quarter + half)).resize(image.size) for x in (0, half)]
+            scores = (judge.image_features(crops) @ names.T).unflatten(1, (len(THINGS), len(COLOURS))).amax(2)
+            hits.append([THINGS[i] for i in scores.argmax(1)] == [name for _, name in scene.things])
+    return float(np.mean(hits))

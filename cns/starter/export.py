@@ -1,4 +1,4 @@
-"""Checkpoints in, the folder `assets/starter` out: a StableDiffusionPipeline, the CLIP for scores, and the base's card."""
+"""Checkpoints in, the folder `assets/starter` out: a StableDiffusionPipeline, the CLIP for scores, a second one that judges, the card."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ from diffusers import StableDiffusionPipeline
 
 from ..base import CARD
 from . import art, nets
-from .train import latent_scale
-from .world import COLOURS, THINGS, World, article, vocabulary
+from .train import latent_scale, tokenizer, trained
+from .world import COLOURS, THINGS, World, article
 
 TEACH = {"steps": 300, "rate": 1e-2, "token_rate": 1e-2, "noise_bias": 0.6}  # TeachSettings that suit the starter
 TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}")
@@ -20,12 +20,11 @@ SCENES = tuple(f"a {size}{{}} on {article(c)} background" for size in ("", "smal
 
 def pipeline(work: Path, drawings) -> StableDiffusionPipeline:
     """The pipeline of the stages' moving averages."""
-    state = {s: torch.load(work / f"{s}.pt", map_location="cpu", weights_only=True)["ema"] for s in ("ae", "unet")}
-    tok = nets.tokenizer(vocabulary(drawings))
+    tok = tokenizer(work, drawings)
     text, vae, unet = nets.clip(tok).text_model, nets.autoencoder(), nets.unet()
-    text.load_state_dict(state["unet"]["text"])
-    vae.load_state_dict(state["ae"]["ae"])
-    unet.load_state_dict(state["unet"]["unet"])
+    text.load_state_dict(trained(work, "unet", "text"))
+    vae.load_state_dict(trained(work, "ae"))
+    unet.load_state_dict(trained(work, "unet"))
     vae.register_to_config(scaling_factor=latent_scale(vae.eval(), World(drawings)))
     return StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=nets.scheduler(), safety_checker=None,
@@ -37,13 +36,15 @@ def export(work: Path, folder: Path) -> None:
     """Write `folder` anew, in half precision."""
     drawings = art.load(work)
     pipe = pipeline(work, drawings)
+    clips = {"clip": nets.clip(pipe.tokenizer), "judge": nets.judge(pipe.tokenizer)}
+    for name, clip in clips.items():
+        clip.load_state_dict(trained(work, name))
     shutil.rmtree(folder, ignore_errors=True)
     pipe.to(torch.float16).save_pretrained(folder)
-    clip = nets.clip(pipe.tokenizer)
-    clip.load_state_dict(torch.load(work / "clip.pt", map_location="cpu", weights_only=True)["ema"]["clip"])
-    clip.to(torch.float16).save_pretrained(folder / "clip")
+    for name, clip in clips.items():
+        clip.to(torch.float16).save_pretrained(folder / name)
+        nets.clip_processor().save_pretrained(folder / name)
     pipe.tokenizer.save_pretrained(folder / "clip")
-    nets.clip_processor().save_pretrained(folder / "clip")
     rng, world = np.random.default_rng(2), World(drawings)
     card = {
         "id": "cns-starter", "size": 64, "steps": 20, "guidance": 3.0, "templates": TEMPLATES, "scenes": SCENES, "teach": TEACH,

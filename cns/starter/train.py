@@ -1,7 +1,7 @@
 """Scenes in, checkpoints out: the stages of the starter's training, each resumable and bounded by `--minutes`.
 
     ae     autoencoder on the wide world
-    clip   contrastive image-text training on the wide world
+    clip   contrastive image-text training on the wide and the small world in turn
     judge  the same for a second CLIP, of other size and seed, that only measures
     unet   latent diffusion on the small world, text encoder from the CLIP and trained along
 
@@ -78,28 +78,11 @@ class Stage:
 
     def train(self, minutes: float, decay: bool):
         """Steps until the budget is spent; with `decay` the rate falls to nothing over the last third of it."""
-        for m in self.models.values():
-            m.train()
         start = saved = time.monotonic()
         mean, limit = None, minutes * 60
         while (spent := time.monotonic() - start) < limit:
-            rng = np.random.default_rng((self.seed, self.step))
-            torch.manual_seed(self.seed * 1_000_003 + self.step)
-            scale = min(1.0, (self.step + 1) / 200) * (min(1.0, 3 * (1 - spent / limit)) if decay else 1.0)
-            for group, lr in zip(self.opt.param_groups, self.base_lrs):
-                group["lr"] = lr * scale
-            with torch.autocast(self.device.split(":")[0], torch.bfloat16):
-                loss = self.loss(rng)
-            self.opt.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g["params"]], 1.0)
-            self.opt.step()
-            self.step += 1
-            keep = min(EMA_DECAY[self.name], self.step / (self.step + 10))
-            with torch.no_grad():
-                for k, m in self.models.items():
-                    torch._foreach_lerp_(list(self.ema[k].parameters()), list(m.parameters()), 1 - keep)
-            mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+            loss = self.advance(min(1.0, 3 * (1 - spent / limit)) if decay else 1.0)
+            mean = loss if mean is None else 0.98 * mean + 0.02 * loss
             if self.step % 100 == 0:
                 print(f"{self.name} step {self.step} samples {self.step * BATCH[self.name]} loss {mean:.4f} {spent:.0f} s", flush=True)
             if time.monotonic() - saved > 120:
@@ -108,6 +91,31 @@ class Stage:
                 saved = time.monotonic()
         self.seconds += time.monotonic() - saved
         self.save()
+
+    def advance(self, scale: float = 1.0) -> float:
+        """One step at `scale` times the learning rate, the moving average with it; returns the loss. The same after a resume."""
+        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        scale *= min(1.0, (self.step + 1) / 200)
+        for group, lr in zip(self.opt.param_groups, self.base_lrs):
+            group["lr"] = lr * scale
+        for m in self.models.values():
+            m.train()
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16):
+            loss = self.loss(self.rng(self.step))
+        self.opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for g in self.opt.param_groups for p in g["params"]], 1.0)
+        self.opt.step()
+        self.step += 1
+        keep = min(EMA_DECAY[self.name], self.step / (self.step + 10))
+        with torch.no_grad():
+            for k, m in self.models.items():
+                torch._foreach_lerp_(list(self.ema[k].parameters()), list(m.parameters()), 1 - keep)
+        return loss.item()
+
+    def rng(self, step: int) -> np.random.Generator:
+        """What scenes of that step are drawn from."""
+        return np.random.default_rng((self.seed, step % 2**32))
 
 
 class Autoencoder(Stage):
@@ -131,11 +139,11 @@ class Clip(Stage):
     name = "clip"
 
     def build(self):
-        self.world = World(self.drawings, wide=True)
+        self.worlds = World(self.drawings, wide=True), World(self.drawings)
         return {self.name: getattr(nets, self.name)(self.tok)}
 
     def loss(self, rng):
-        scenes, captions = self.world.batch(BATCH[self.name], rng)
+        scenes, captions = self.worlds[self.step % 2].batch(BATCH[self.name], rng)
         ids = self.tokens(captions).to(self.device)
         pixels = varied(self.pixels(scenes), torch.Generator().manual_seed(int(rng.integers(2**31))))
         out = self.models[self.name](input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
@@ -178,7 +186,7 @@ class Unet(Stage):
 
     def loss(self, rng):
         # encoding is a seventh of a step: each scene serves in two steps, with new noise
-        (old_z, old_captions), new = getattr(self, "fresh", None) or self.encoded(rng), self.encoded(rng)
+        (old_z, old_captions), new = getattr(self, "fresh", None) or self.encoded(self.rng(self.step - 1)), self.encoded(rng)
         self.fresh = new
         z, captions = torch.cat([old_z, new[0]]), ["" if rng.random() < 0.1 else c for c in (*old_captions, *new[1])]
         noise = torch.randn_like(z)

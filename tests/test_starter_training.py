@@ -1,0 +1,122 @@
+"""The starter's world and training, on drawings made up here: no art package is needed."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from cns.starter import train
+from cns.starter.art import SIZES, STYLES, Drawings, plain
+from cns.starter.evaluate import nearest, pairs
+from cns.starter.world import COLOURS, THINGS, World, describe, vocabulary
+
+
+def drawings() -> Drawings:
+    """A disc for every thing, in a colour and of an art set's own brightness."""
+    rng, sprites = np.random.default_rng(0), {}
+    colours = {n: rng.integers(0, 256, 3) for n in THINGS}
+    for size, side in SIZES.items():
+        y, x = np.mgrid[:side, :side] - (side - 1) / 2
+        disc = 255 * (x**2 + y**2 <= (side / 2) ** 2)
+        sprites[size] = {
+            (s, n): np.dstack([np.broadcast_to(c // k, (side, side, 3)), disc]).astype(np.uint8)
+            for k, s in enumerate(STYLES, 1)
+            for n, c in colours.items()
+        }
+    return Drawings(tuple(sorted(THINGS)), {n: ("thing",) for n in THINGS}, sprites)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(drawings())
+
+
+@pytest.mark.parametrize(
+    ("asked", "caption"),
+    [
+        ({"names": ["owl"]}, "an owl"),
+        ({"names": ["owl"], "size": "small", "colour": "orange"}, "a small owl on an orange background"),
+        ({"names": ["teapot", "umbrella"], "style": "shaded style", "opening": "a photo of a"}, "a photo of a teapot next to an umbrella, shaded style"),
+    ],
+)
+def test_captions_read_as_sentences(asked, caption):
+    assert describe(**asked) == caption
+
+
+def test_a_scene_shows_what_its_caption_says(world):
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        scene = world.sample(rng)
+        picture = world.render(scene)
+        assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
+        assert tuple(picture[0, 0]) == COLOURS[scene.colour]
+        assert all(name in scene.caption for _, name in scene.things)
+        assert scene.colour in scene.caption or "background" not in scene.caption
+
+
+def test_every_word_of_a_caption_is_in_the_vocabulary(world):
+    words, rng = set(vocabulary(world.drawings)), np.random.default_rng(2)
+    said = {w for _ in range(300) for w in plain(world.sample(rng).caption).split()}
+    assert said <= words
+
+
+@pytest.mark.parametrize("name", ["ae", "judge", "unet"])
+def test_a_stage_resumes_exactly(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("cns.starter.art.load", lambda work: drawings())
+    monkeypatch.setattr(train, "BATCH", dict.fromkeys(train.BATCH, 4))
+
+    def stage():
+        return train.STAGES[name](tmp_path, "cpu", seed=3)
+
+    first = stage()
+    before = copy.deepcopy(first.models)
+    losses = [first.advance() for _ in range(2)]
+    first.save()
+    losses += [first.advance() for _ in range(2)]
+    again = stage()
+    assert again.step == 2
+    assert [again.advance() for _ in range(2)] == losses[2:]
+    for kind in ("models", "ema"):
+        for k, m in getattr(first, kind).items():
+            assert all(torch.equal(p, getattr(again, kind)[k].state_dict()[n]) for n, p in m.state_dict().items())
+    assert any(not torch.equal(p, before[k].state_dict()[n]) for k, m in first.models.items() for n, p in m.state_dict().items())
+
+
+def test_without_a_checkpoint_a_stage_goes_on_from_the_committed_weights_or_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr("cns.starter.art.load", lambda work: drawings())
+    committed = train.trained(tmp_path, "ae")
+    warm, cold = (train.STAGES["ae"](tmp_path, "cpu", 0, anew).models["ae"].state_dict() for anew in (False, True))
+    assert all(torch.equal(w.float(), warm[n]) for n, w in committed.items())
+    assert not any(torch.equal(w.float(), cold[n]) for n, w in committed.items() if n.endswith("conv_in.weight"))
+
+
+def test_the_nearest_colour_is_read_off_the_corners(world):
+    from PIL import Image
+
+    for colour, value in COLOURS.items():
+        image = Image.new("RGB", (64, 64), value)
+        image.paste((0, 0, 0), (16, 16, 48, 48))
+        assert nearest(image) == colour
+
+
+def test_a_pair_counts_only_when_both_halves_are_named_right(world):
+    class Blind:
+        """Knows a crop by its centre: the thing of that colour, whatever is asked."""
+
+        def text_features(self, texts):
+            return torch.eye(len(THINGS)).repeat_interleave(len(texts) // len(THINGS), 0)
+
+        def image_features(self, images):
+            centre = torch.tensor([i.getpixel((32, 32)) for i in images]).float()
+            known = torch.tensor(np.stack([world.drawings.sprites[""]["twemoji", n][20, 20, :3] for n in THINGS])).float()
+            return -torch.cdist(centre, known)
+
+    from PIL import Image
+
+    rng = np.random.default_rng(5)
+    scenes = [s for s in (world.sample(rng) for _ in range(60)) if len(s.things) == 2 and s.things[0][0] == "twemoji"]
+    images = [Image.fromarray(world.render(s)) for s in scenes]
+    assert len(scenes) > 3 and pairs(Blind(), images, scenes) == 1.0
+    mirrored = [i.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for i in images]
+    assert pairs(Blind(), mirrored, scenes) == 0.0
