@@ -7,6 +7,7 @@ import secrets
 
 import gradio as gr
 
+from ..store.versions import is_key
 from . import generate, gpu, html, inspect, teach
 from .common import Shared, spoken
 
@@ -85,6 +86,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
                     session = store.load(key, base)
                 except (ValueError, OSError) as error:
                     note, key = f"Your earlier session was not opened: {error}", ""
+            key = key if is_key(key) else ""
             return session, secrets.token_hex(16), key or secrets.token_hex(16), html.words(session), html.knows(session, base, note)
 
         def start_over(run_id):
