@@ -5,6 +5,7 @@ shapes, types, sizes, finiteness. Whatever passes can be drawn, taught further a
 """
 
 import io
+import json
 import math
 import re
 
@@ -56,6 +57,7 @@ def check_concept(name, class_word, stats, names: tuple[str, ...], base) -> None
     for key in NUMBERS + SCORES:
         if not (stats[key] is None and key in SCORES) and not _finite(stats[key]):
             raise ValueError(f"`{key}` of `{name}` is no finite number")
+    json.dumps(stats, allow_nan=False)  # refuses what JSON cannot keep, wherever it lies
     prompt = stats["prompt"]
     if not isinstance(prompt, str) or len(prompt) > 1000 or not {t.strip("<>") for t in TOKEN.findall(prompt)} <= set(names):
         raise ValueError(f"prompt of `{name}` names a token that was not taught")

@@ -1,23 +1,25 @@
 """Sessions on disk: versions, keys, undo, deletion, drafts, archives, and files that are not what they say."""
 
+import copy
 import errno
+import io
 import json
 import os
 import random
-import re
 import threading
 
-import numpy as np
 import pytest
 import torch
 from conftest import picture, taught
-from safetensors.torch import load as load_tensors
+from PIL import Image
 from safetensors.torch import save as save_tensors
 from test_session import assert_same
 
 import cns
+from cns import figures, trust
 from cns.store import Draft, LocalStore, State, Version, archive, open_store, pack, unpack
 from cns.store.versions import conflicts
+from cns.ui import html
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
 
@@ -216,3 +218,106 @@ def test_open_store_tells_a_folder_from_a_repo(tmp_path, monkeypatch):
     for bad in ("hub:", "hub:mine", "hub:a/b/c", "hub:../x/y"):
         with pytest.raises(ValueError, match="names no dataset repo"):
             open_store(bad)
+
+
+NUMBERS = (0, 1, 2**31, 2**63 - 1, 2**64 - 1)
+WORDS = (b'"F32"', b'"I32"', b"[[[[[[", b"NaN", b"-1", b"1e999", b"null", b"\xff\xfe\x00", b"../../")
+
+
+def mutate(content: bytes, luck: random.Random) -> bytes:
+    """Bytes changed, cut, repeated, or replaced by what formats mistake for lengths and types; half of it in the header."""
+    out = bytearray(content)
+    for _ in range(luck.choice((1, 1, 1, 2, 5))):
+        at, size = luck.randrange(luck.choice((9, len(out) // 2, len(out))) or 1), luck.randrange(1, 100)
+        match luck.randrange(6):
+            case 0:
+                out[at : at + 1] = bytes([luck.randrange(256)])
+            case 1:
+                del out[at : at + size]
+            case 2:
+                out[at:at] = out[at : at + size]
+            case 3:
+                out[at : at + 8] = luck.choice(NUMBERS).to_bytes(8, "little")
+            case 4:
+                out[at : at + 6] = luck.choice(WORDS)
+            case 5:
+                del out[at:]
+    return bytes(out)
+
+
+def test_ten_thousand_damaged_files_are_refused_or_are_the_session_itself(tom, tiny_base):
+    content, luck = pack(tom), random.Random(5)
+    real, accepted = archive.digest(tom), 0
+    for _ in range(10_000):
+        try:
+            read = unpack(mutate(content, luck), tiny_base)
+        except ValueError as error:
+            assert "damaged" in str(error) or "was taught on base" in str(error)
+        else:
+            accepted += 1
+            assert archive.digest(read) == real
+    assert accepted < 1000
+
+
+def test_damaged_session_folders_are_refused_or_are_the_session_itself(tom, tiny_base, tmp_path):
+    tom.save(tmp_path)
+    luck, real = random.Random(6), archive.digest(tom)
+    for file in sorted(tmp_path.iterdir()):
+        whole = file.read_bytes()
+        for _ in range(300):
+            file.write_bytes(mutate(whole, luck))
+            try:
+                read = cns.Session.load(tmp_path, tiny_base)
+            except ValueError:
+                continue
+            assert [c.vector.tolist() for c in read.concepts] == [c.vector.tolist() for c in tom.concepts] or archive.digest(read) == real
+        file.write_bytes(whole)
+
+
+ODD = (None, True, -1, 0, 2**70, 1.5, float("nan"), float("inf"), "", "x" * 5000, "../x", "<script>", [], [1, 2], {}, {"a": []}, "<max>")
+
+
+def forge(about: dict, tensors: dict, luck: random.Random) -> None:
+    """One field or tensor replaced by something of the right kind and the wrong content, or of the wrong kind."""
+    spots = [about, *about["concepts"], *(c["stats"] for c in about["concepts"]), *(c["stats"]["funnel"] for c in about["concepts"]), tensors, tensors, tensors]
+    spot = luck.choice(spots)
+    name = luck.choice([*spot, "another"])
+    if spot is not tensors:
+        spot[name] = luck.choice(ODD)
+        return
+    there = tensors.get(name, torch.zeros(3))
+    tensors[name] = luck.choice((
+        there[:-1], torch.cat([there, there]), there[None], there.double(), there.flip(0), there.long() * 0 - 1, there * 0 + 10**6 if there.dtype == torch.int32 else there * 0 + 1,
+        torch.tensor(float("nan")), torch.full(there.shape, float("inf")), torch.zeros(0), there.bool(), there.half(), torch.randint(0, 255, (64,), dtype=torch.uint8),
+    ))  # fmt: skip
+
+
+def test_forged_sessions_are_refused_or_can_be_drawn_shown_and_taught_further(tom, tiny_base, concept):
+    luck, accepted = random.Random(7), []
+    for _ in range(2000):
+        about, tensors = copy.deepcopy(tom.parts())
+        forge(about, tensors, luck)
+        try:
+            accepted.append(cns.Session.of(about, tensors, tiny_base))
+        except ValueError:
+            continue
+    assert 0 < len(accepted) < 1000
+    for session in luck.sample(accepted, 15):
+        assert_same(session, unpack(pack(session), tiny_base))
+        cns.remember(tiny_base, session)
+        html.knows(session, tiny_base)
+        for c in session.concepts:
+            figures.funnel(tiny_base, session, c.name)
+            figures.location(session, c.name)
+        taught(tiny_base, cns.Concept("another", "dog", concept.images), session, steps=2)
+
+
+def test_a_file_that_claims_to_be_huge_costs_nothing(tiny_base):
+    bomb = io.BytesIO()
+    Image.new("1", (5000, 5000)).save(bomb, "PNG")
+    with pytest.raises(ValueError, match="at most 4096"):
+        trust.check_picture(torch.frombuffer(bytearray(bomb.getvalue()), dtype=torch.uint8))
+    deep = b'{"__metadata__":{"cns":"' + b"[" * 200_000 + b'"}}'
+    for content in (b"", b"x", (2**63).to_bytes(8, "little") + b"{}", len(deep).to_bytes(8, "little") + deep):
+        with pytest.raises(ValueError, match="damaged or no session"):
+            unpack(content, tiny_base)
