@@ -149,9 +149,9 @@ class HubStore(LocalStore):
         try:
             sha = self.api.repo_info(self.repo, repo_type="dataset").sha
             return self._list(folder, sha), sha
-        except RepositoryNotFoundError:
-            return set(), ""
         except Exception as error:
+            if isinstance(error, RepositoryNotFoundError) and error.response.status_code == 404:
+                return set(), ""
             raise HubRefuses(explained(error, self.repo)) from None
 
     def _download(self, folder: str, name: str) -> bytes:
