@@ -16,6 +16,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import disable_progress_bars
 
 from .. import files
 from .card import CARD
@@ -41,6 +42,7 @@ class HubStore(LocalStore):
             raise ValueError(f"`hub:{repo}` needs a token that may write to it: set `HF_TOKEN` (on a Space: as a secret)")
         self.repo, self.interval, self.api = repo, interval, api or HfApi()
         self.folder.mkdir(parents=True, exist_ok=True)
+        disable_progress_bars()  # a server's log has no use for them
         self._lock = threading.Lock()  # held while the journal's files are put, taken or counted
         self._wake = threading.Event()
         self._closed = False
@@ -52,6 +54,10 @@ class HubStore(LocalStore):
         self._thread.start()
 
     # what a page asks for
+
+    @property
+    def place(self) -> str:
+        return f"in the private dataset {self.repo}"
 
     def secret(self) -> str:
         """The same after every start, as a Space's disk is empty then; it scrambles what browsers keep, and protects nothing."""

@@ -20,6 +20,11 @@ class LocalStore(Store):
     def __init__(self, folder: str | Path, keep: int = KEEP):
         self.folder, self.keep = Path(folder), keep
 
+    @property
+    def place(self) -> str:
+        """Where sessions are, for their owner."""
+        return "on the computer that runs this app"
+
     def path(self, key: str) -> Path:
         """The folder of `key`'s versions."""
         return self.folder / folder_name(key)
@@ -66,10 +71,10 @@ class LocalStore(Store):
 
     def state(self, key: str) -> State:
         """A local save is done when it returns."""
-        return State("saved", "in a folder on this computer") if self.versions(key) else State("", "")
+        return State("saved") if self.versions(key) else State("", "")
 
     def retry(self) -> None:
-        """Nothing waits here: save again."""
+        """Nothing waits here: whoever wants to try again saves again."""
 
     def close(self) -> None:
         """Nothing is open."""
