@@ -1,5 +1,6 @@
 """Under the line of what is known: how the session is kept, its history, and the ways to carry it elsewhere or to delete it."""
 
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -45,8 +46,8 @@ def build(base, store, shared: Shared) -> None:
         note = kept_mark[1] if kept_mark else ""
         state = State("failed", note.removeprefix("not saved: ")) if note.startswith("not saved") else store.state(key) if store else State("", "")
         versions = sorted(store.known(key), reverse=True) if store and is_key(key) else []
-        again = state.kind == "failed" and bool(store)
-        return html.kept(state), gr.update(visible=again), gr.update(choices=labels(versions), value=None), key, gr.Timer(active=state.kind in ("saving", "failed") and bool(store))
+        again, waits = state.kind == "failed" and bool(store), state.kind in ("saving", "failed") and not note.startswith("not saved")
+        return html.kept(state), gr.update(visible=again), gr.update(choices=labels(versions), value=None), key, gr.Timer(active=waits)
 
     def poll(key, kept_mark):
         out = show(key, kept_mark)
@@ -104,7 +105,7 @@ def build(base, store, shared: Shared) -> None:
     @spoken
     def remove(key):
         remains = store.delete(key)
-        return *changed(None, ""), "", f'<p class="cns-note">{html.esc("Deleted. " + remains)}</p>'
+        return *changed(None, ""), secrets.token_hex(16), f'<p class="cns-note">{html.esc("Deleted. " + remains)}</p>'
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     session = [shared.session, shared.known, shared.line, shared.kept]
