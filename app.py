@@ -1,9 +1,8 @@
-"""CNS Studio: `python app.py [--base ID] [--port N] [--host ADDRESS] [--share] [--store DIR]`, or `gradio app.py` to work on it."""
+"""CNS Studio: `python app.py [--base ID] [--port N] [--host ADDRESS] [--share] [--store WHERE]`, or `gradio app.py` to work on it."""
 
 import argparse
 import os
 import sys
-from pathlib import Path
 
 import spaces  # noqa: F401  before torch: ZeroGPU patches it
 import gradio as gr
@@ -16,7 +15,7 @@ ON_SPACE = bool(os.environ.get("SPACE_ID"))
 def options(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Teach one image model one thing after another.")
     parser.add_argument("--base", default=os.environ.get("CNS_BASE"), help="folder or Hub id of a Stable Diffusion pipeline (default: the embedded starter)")
-    parser.add_argument("--store", default=os.environ.get("CNS_STORE"), metavar="DIR", help="where sessions are kept (default: ~/.cache/cns-studio)")
+    parser.add_argument("--store", default=os.environ.get("CNS_STORE"), metavar="WHERE", help="where sessions are kept: a folder (default: ~/.cache/cns-studio) or hub:owner/name")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if ON_SPACE else "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)))
     parser.add_argument("--share", action="store_true", help="also serve over a public link")
@@ -26,10 +25,10 @@ def options(argv=None) -> argparse.Namespace:
 def opened(args):
     """(base, store); ends the program with one line when one of them cannot be had."""
     from cns import load_base
-    from cns.store import LocalStore
+    from cns.store import open_store
 
     try:
-        store = None if ON_SPACE and not args.store else LocalStore(args.store or Path.home() / ".cache/cns-studio")
+        store = None if ON_SPACE and not args.store else open_store(args.store)
         if store:
             store.secret()
         return load_base(args.base), store
@@ -48,7 +47,7 @@ demo.queue(max_size=32, default_concurrency_limit=8)
 if __name__ == "__main__":
     try:
         demo.launch(
-            server_name=args.host, server_port=args.port, share=args.share, show_error=False, max_file_size="20mb", run_history=False, **LOOK
+            server_name=args.host, server_port=args.port, share=args.share, show_error=False, max_file_size="200mb", run_history=False, **LOOK
         )
     except OSError as error:
         print(f"app.py: {error}", file=sys.stderr)

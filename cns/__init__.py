@@ -3,7 +3,8 @@
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
 Modules, in reading order: `images`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `session`, `generation`,
-`teaching`, `scores`, `figures`, `store`, `bench`; `starter` makes the embedded base; `ui` is the app; `__main__` the shell.
+`teaching`, `scores`, `figures`, `files`, `trust`, `store`, `bench`; `starter` makes the base;
+`ui` is the app; `__main__` the shell.
 """
 
 from .base import STARTER, Base, load_base

@@ -7,7 +7,6 @@ bit. The delta covers the union of the concepts' masks; each concept's own mask 
 import hashlib
 import io
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +19,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from . import files, trust
 from .delta import SparseDelta, applied
 
 VERSION = 1
+WRONG = (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OSError, ValueError, OverflowError)
+
+
+class Damaged(ValueError):
+    """What was read cannot be a session."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +122,34 @@ class Session:
                 out[f"concept/{i}/mask/{n}"] = pack(torch.isin(self.delta.indices[n], index))
         return {k: v.contiguous() for k, v in out.items()}
 
+    def parts(self) -> tuple[dict, dict[str, Tensor]]:
+        """(what JSON keeps, what tensors keep): all of the session."""
+        concepts = [{"name": c.name, "class_word": c.class_word, "stats": c.stats} for c in self.concepts]
+        return {"version": VERSION, "base": self.base_id, "revision": self.base_revision, "concepts": concepts}, self._tensors()
+
+    @classmethod
+    def of(cls, about: dict, tensors: dict[str, Tensor], base) -> "Session":
+        """The inverse of `parts`, for parts that nobody vouches for. Raises Damaged, and ValueError when they are of another base."""
+        try:
+            version, head = about["version"], cls(str(about["base"]), str(about["revision"]))
+        except WRONG:
+            raise Damaged("it does not say its version, base and revision") from None
+        if type(version) is not int or version != VERSION:
+            raise Damaged(f"its format is {str(version)[:20]!r}, this program reads {VERSION}")
+        head.check(base)
+        try:
+            return _assemble(head, about, tensors, base)
+        except WRONG as error:
+            raise Damaged(str(error)) from None
+
     def save(self, folder: str | Path) -> None:
         """Write to `folder` so that at every moment it holds a whole session: new tensors first, then the JSON that names them."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = save_tensors(self._tensors())
-        file = f"session-{hashlib.sha256(tensors).hexdigest()[:16]}.safetensors"
-        concepts = [{"name": c.name, "class_word": c.class_word, "stats": c.stats} for c in self.concepts]
-        about = {"version": VERSION, "base": self.base_id, "revision": self.base_revision, "tensors": file, "concepts": concepts}
-        _write(folder / file, tensors)
-        _write(folder / "session.json", json.dumps(about, indent=1).encode())
+        about, tensors = self.parts()
+        content = save_tensors(tensors)
+        file = f"session-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+        files.write(folder / file, content)
+        files.write(folder / "session.json", json.dumps({**about, "tensors": file}, indent=1).encode())
         for old in set(folder.glob("session-*.safetensors")) - {folder / file}:
             old.unlink(missing_ok=True)
 
@@ -138,22 +161,24 @@ class Session:
             raise FileNotFoundError(f"there is no session in `{folder}`: teach something into it first")
         try:
             about = json.loads((folder / "session.json").read_text())
-            head = cls(str(about["base"]), str(about["revision"]))
-            file = Path(str(about["tensors"])).name
-            tensors = load_tensors((folder / file).read_bytes())
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"the session in `{folder}` is damaged ({error}): restore the folder from a copy, or start a new one") from None
-        head.check(base)
-        try:
-            return _assemble(head, about, tensors, base)
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OSError, ValueError) as error:
+            content = (folder / Path(str(about["tensors"])).name).read_bytes()
+            if about["tensors"] != f"session-{hashlib.sha256(content).hexdigest()[:16]}.safetensors":
+                raise Damaged("the tensors are not those that were saved")
+            return cls.of(about, load_tensors(content), base)
+        except (Damaged, SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the session in `{folder}` is damaged ({error}): restore the folder from a copy, or start a new one") from None
 
 
 def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> Session:
+    trust.check_names(tensors, len(about["concepts"]), base)
+    taught = tuple(c["name"] for c in about["concepts"])
+    if len(set(taught)) < len(taught):
+        raise ValueError("two concepts have one name")
     names = sorted({k.split("/")[1] for k in tensors if k.startswith("delta/")})
     indices, values = {}, {}
     for n in names:
+        if tensors[f"delta/{n}/index"].dtype != torch.int32 or tensors[f"delta/{n}/index"].ndim != 1:
+            raise ValueError(f"indices of `{n}` are not whole numbers in a row")
         index, value = tensors[f"delta/{n}/index"].long(), tensors[f"delta/{n}/value"]
         size = base.weights[n].numel()
         if index.shape != value.shape or value.dtype != torch.float32 or not torch.isfinite(value).all():
@@ -166,13 +191,14 @@ def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> S
         unpack(packed, base.weights[n].numel())
     concepts = []
     for i, c in enumerate(about["concepts"]):
-        vector = tensors[f"concept/{i}/vector"]
-        if vector.shape != base.embedding.weight.shape[1:] or not torch.isfinite(vector).all():
+        trust.check_concept(c["name"], c["class_word"], c["stats"], taught, base)
+        vector, features = tensors[f"concept/{i}/vector"], tensors.get(f"concept/{i}/features")
+        trust.check_features(features, base)
+        if vector.dtype != torch.float32 or vector.shape != base.embedding.weight.shape[1:] or not torch.isfinite(vector).all():
             raise ValueError(f"embedding of `{c['name']}` is not {base.embedding.weight.shape[1]} finite numbers")
         mask = {n: indices[n][unpack(tensors[f"concept/{i}/mask/{n}"], len(indices[n]))] for n in names if f"concept/{i}/mask/{n}" in tensors}
-        picture = Image.open(io.BytesIO(tensors[f"concept/{i}/picture"].numpy().tobytes()), formats=["PNG"]).convert("RGB")
-        features = tensors.get(f"concept/{i}/features")
-        concepts.append(Learned(str(c["name"]), str(c["class_word"]), vector, mask, picture, features, dict(c["stats"])))
+        picture = trust.check_picture(tensors[f"concept/{i}/picture"])
+        concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"]))
     return replace(head, concepts=tuple(concepts), delta=SparseDelta(indices, values), general=general)
 
 
@@ -192,16 +218,3 @@ def _png(picture: Image.Image) -> Tensor:
     out = io.BytesIO()
     picture.save(out, "PNG")
     return torch.frombuffer(bytearray(out.getvalue()), dtype=torch.uint8)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Atomically and durably: a temporary file, fsync, rename."""
-    part = path.with_name(path.name + f".{os.getpid()}.part")
-    try:
-        with open(part, "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -7,8 +7,9 @@ import secrets
 
 import gradio as gr
 
-from . import generate, gpu, html, inspect, teach
-from .common import Shared, spoken
+from ..store.versions import is_key
+from . import generate, gpu, html, inspect, keeping, teach
+from .common import NO_STORE, Shared, mark, spoken
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
 <p>Show it a few pictures of your thing, give it a name, and draw it anywhere &ndash; then teach the next one: nothing is forgotten.</p></div>"""
@@ -43,6 +44,9 @@ CSS = """
 #head { position: relative; }
 #start-over { position: absolute; right: 0; top: .35rem; width: 110px; z-index: 1; }
 #ready .caption-label { font-size: .7rem; padding: 1px 6px; max-width: calc(100% - 8px); right: 4px; bottom: 4px; }
+#kept { min-height: 0; padding: 0 0 .2rem; }
+#kept a { color: inherit; }
+#your-session { margin-bottom: .4rem; }
 #new-seed { align-self: flex-end; flex: 0 0 auto; margin-bottom: .6rem; }
 #queue { min-height: 1.2rem; height: 1.2rem; padding: 0; }
 :is(#queue, #drawn, #seen) [data-testid="status-tracker"]:has(.error) { display: none !important; } /* the message itself is enough */
@@ -63,13 +67,14 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
     gpu.use(base)
     with gr.Blocks(title="CNS Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         shared = Shared(
-            session=gr.State(None), run=gr.State(None), known=gr.State(()),
+            session=gr.State(None), run=gr.State(None), known=gr.State(()), kept=gr.State(None),
             key=gr.BrowserState("", storage_key="cns-session", secret=store.secret() if store else None),
         )  # fmt: skip
         with gr.Row(elem_id="head"):
             gr.HTML(HEAD)
             shared.restart = gr.Button("Start over", size="sm", scale=0, min_width=110, elem_id="start-over")
         shared.line = gr.HTML(html.knows(None, base), elem_id="knows")
+        keeping.build(base, store, shared)
         with gr.Tabs() as shared.tabs:
             with gr.Tab("Teach", id="teach"):
                 teach.build(base, store, shared, concepts)
@@ -79,24 +84,25 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
                 inspect.build(base, shared)
 
         def resume(key):
-            session, note = None, ""
-            if store and key:
+            session, note, key = None, "", key if is_key(key) else secrets.token_hex(16)
+            if store:
                 try:
                     session = store.load(key, base)
                 except (ValueError, OSError) as error:
-                    note, key = f"Your earlier session was not opened: {error}", ""
-            return session, secrets.token_hex(16), key or secrets.token_hex(16), html.words(session), html.knows(session, base, note)
+                    note = f"Your earlier session was not opened: {error}"
+            kept = mark("" if store else NO_STORE)
+            return session, secrets.token_hex(16), key, html.words(session), html.knows(session, base, note), kept, *teach.drafted(store, key)
 
         def start_over(run_id):
             gpu.flag(run_id, "drop").touch()  # what is being taught right now ends with the old session
-            return None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base)
+            return None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base), mark("" if store else NO_STORE)
 
         # both in the queue: out of it, a changed gr.State does not fire its `change`
-        states = [shared.session, shared.run, shared.key, shared.known, shared.line]
-        demo.load(resume, [shared.key], states, show_progress="hidden", api_visibility="private")
+        states = [shared.session, shared.run, shared.key, shared.known, shared.line, shared.kept]
+        demo.load(resume, [shared.key], [*states, *shared.offer], show_progress="hidden", api_visibility="private")
         shared.restart.click(
             spoken(start_over), [shared.run], states,
-            js="(run) => { if (!confirm('Begin an empty session? This page forgets what it was taught.')) throw new Error('kept'); return [run]; }",
+            js="(run) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run]; }",
             show_progress="hidden", api_visibility="private",
         )  # fmt: skip
     return demo

@@ -3,7 +3,8 @@
 import functools
 import html as escape
 import inspect
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 import gradio as gr
 import torch
@@ -20,6 +21,28 @@ class Shared:
     line: gr.HTML | None = None
     tabs: gr.Tabs | None = None
     restart: gr.Button | None = None  # asleep while something is being taught
+    kept: gr.State | None = None  # (a fresh mark, what `keep_session` said), changed with every save
+    offer: tuple = ()  # the row and the words that offer a draft
+    asleep: list = field(default_factory=list)  # more buttons that sleep then
+
+
+NO_STORE = "not saved: it lives as long as this page"
+
+
+def keep_session(store, key, session, verb="teach", concept="", before=None) -> str:
+    """Save, and say how it goes: "saved", "saving", or "not saved: why"; a session that could not be saved is still there in this page."""
+    if not store:
+        return NO_STORE
+    try:
+        store.save(key, session, verb, concept, before)
+    except (OSError, ValueError) as error:
+        return f"not saved: {error}"
+    return "saved" if store.state(key).kind == "saved" else "saving"
+
+
+def mark(note: str) -> tuple[str, str]:
+    """A value of `Shared.kept` that differs from the one before."""
+    return secrets.token_hex(4), note
 
 
 EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)

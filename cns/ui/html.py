@@ -55,6 +55,15 @@ def knows(session, base, note="") -> str:
     return f'<div class="cns-knows">Knows {names} &middot; {share:.2%} of the model changed{note}</div>'
 
 
+def kept(state) -> str:
+    """How the session is kept; empty as long as there is nothing to keep."""
+    words = {"saving": "Saving...", "saved": "Saved", "failed": "Not saved"}.get(state.kind, "")
+    text = esc(state.text)
+    if state.url:
+        text = f'<a href="{esc(state.url)}" target="_blank" rel="noopener" title="for the owner of the app">{text}</a>'
+    return f'<div class="cns-note" role="status">{words}{f": {text}" if state.text else ""}</div>' if words else ""
+
+
 STAGES = {"select": "Finding its neurons", "train": "Learning", "remember": "Drawing what I remember", "done": "Done"}
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import gradio as gr
 
 from ..concept import AlreadyTaught, Concept, check
 from ..images import load_images, square
+from ..store import Draft
 from ..teaching import TeachSettings
 from . import gpu, html
-from .common import Shared, spoken
+from .common import Shared, keep_session, mark, spoken
 
 KEEP, DROP = "Stop and keep", "Stop and discard"
 READY = Path(__file__).parents[2] / "assets" / "concepts"
@@ -27,6 +29,10 @@ def build(base, store, shared: Shared, folder=None) -> None:
     """Layout first, wiring below."""
     ready = ready_concepts(folder or READY)
     defaults = TeachSettings.of(base)
+    with gr.Row(visible=False, elem_id="draft") as offer:
+        offered = gr.HTML()
+        back = gr.Button("Put them back", size="sm", scale=0, min_width=130, elem_id="draft-back")
+        forget = gr.Button("Discard", size="sm", scale=0, min_width=90)
     with gr.Row():
         with gr.Column(scale=5):
             gr.Markdown("**1. Pick a ready thing**", elem_classes="cns-step")
@@ -81,9 +87,10 @@ def build(base, store, shared: Shared, folder=None) -> None:
             yield {taken: gr.update(visible=True), again: f"Teach it as <{free_name(concept.name, session)}> instead"}
             raise
         gpu.clear(run_id)
+        keep_draft(store, key, files, name, word, int(steps), int(seed or 0))
         settings = TeachSettings.of(base, steps=int(steps), seed=int(seed or 0))
-        busy = {teach: gr.update(interactive=False), shared.restart: gr.update(interactive=False), stops: gr.update(visible=True), result: "", taken: gr.update(visible=False)}
-        idle = {teach: gr.update(interactive=True), shared.restart: gr.update(interactive=True), stops: gr.update(visible=False),
+        busy = {**{b: gr.update(interactive=False) for b in (teach, shared.restart, *shared.asleep)}, stops: gr.update(visible=True), result: "", taken: gr.update(visible=False)}
+        idle = {**{b: gr.update(interactive=True) for b in (teach, shared.restart, *shared.asleep)}, stops: gr.update(visible=False), offer: gr.update(visible=False),
                 keep: gr.update(value=KEEP, interactive=True), drop: gr.update(value=DROP, interactive=True)}  # fmt: skip
         losses, preview = [], None
         events = gpu.teach(session, concept, settings, run_id, more)
@@ -92,6 +99,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
                 losses += [event.loss] if event.loss is not None and event.stage == "train" else []
                 preview = event.preview or preview
                 if gpu.flag(run_id, "drop").exists():
+                    drop_draft(store, key)
                     yield {**idle, live: html.empty("Stopped: nothing of it was kept."), result: ""}
                     return
                 if event.session:
@@ -102,10 +110,11 @@ def build(base, store, shared: Shared, folder=None) -> None:
             raise
         finally:
             events.close()
-        note = keep_session(store, key, event.session)
+        note = keep_session(store, key, event.session, "teach", concept.name, session)
+        drop_draft(store, key)
         yield {
             **idle, live: "", result: html.taught(event), shared.session: event.session,
-            shared.known: html.words(event.session), shared.line: html.knows(event.session, base, note),
+            shared.known: html.words(event.session), shared.line: html.knows(event.session, base), shared.kept: mark(note),
         }  # fmt: skip
 
     @spoken
@@ -113,6 +122,17 @@ def build(base, store, shared: Shared, folder=None) -> None:
         gpu.flag(run_id, what).touch()
         stopping, other = gr.update(value="Stopping...", interactive=False), gr.update(interactive=False)
         return (stopping, other) if what == "keep" else (other, stopping)
+
+    @spoken
+    def put_back(key):
+        if not (draft := store.draft(key)):
+            raise ValueError("these pictures are no longer here: choose them again")
+        about = draft.settings
+        return load_images(draft.images), about.get("name", ""), about.get("word", ""), about.get("steps", defaults.steps), about.get("seed", 0), gr.update(visible=False)
+
+    def discard(key):
+        drop_draft(store, key)
+        return gr.update(visible=False)
 
     look = {"concurrency_id": "look", "concurrency_limit": 2, "show_progress_on": [seen], "api_visibility": "private"}
     picks.select(pick, None, [images, name, word], queue=False, api_visibility="private").then(
@@ -122,7 +142,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
     guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
     teaching = {
         "fn": run, "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key],
-        "outputs": [teach, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart],
+        "outputs": [teach, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.kept, offer, *shared.asleep],
         "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
     }  # fmt: skip
     teach.click(**teaching)
@@ -130,6 +150,9 @@ def build(base, store, shared: Shared, folder=None) -> None:
     again.click(spoken(free_name), [name, shared.session], [name], queue=False, api_visibility="private").then(**teaching)
     name.change(lambda: gr.update(visible=False), None, [taken], queue=False, show_progress="hidden", api_visibility="private")
     shared.known.change(lambda known: gr.skip() if known else "", [shared.known], [result], queue=False, api_visibility="private")
+    back.click(put_back, [shared.key], [images, name, word, steps, seed, offer], api_visibility="private").then(view, [images], [seen, guess], **look)
+    forget.click(discard, [shared.key], [offer], queue=False, api_visibility="private")
+    shared.offer = offer, offered
     for button, what in ((keep, "keep"), (drop, "drop")):
         button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
 
@@ -140,12 +163,22 @@ def free_name(name: str, session) -> str:
     return next(n for i in itertools.count(2) if (n := f"{stem}{i}") not in taken)
 
 
-def keep_session(store, key, session) -> str:
-    """Save, and say how it went; a session that could not be saved is still there in this page."""
-    if not store:
-        return "not saved: it lives as long as this page"
-    try:
-        store.save(key, session)
-    except (OSError, ValueError) as error:
-        return f"not saved: {error}"
-    return "saved"
+def keep_draft(store, key, files, name, word, steps, seed) -> None:
+    """What is about to be taught, in case this page or the program ends before it is; a disk that refuses does not stop the teaching."""
+    if store:
+        with suppress(OSError, ValueError):
+            store.keep_draft(key, Draft([Path(path).read_bytes() for path, _ in files], {"name": name, "word": word, "steps": steps, "seed": seed}))
+
+
+def drop_draft(store, key) -> None:
+    if store:
+        with suppress(OSError):
+            store.drop_draft(key)
+
+
+def drafted(store, key):
+    """(a row's update, the words that offer the draft of `key`): hidden when there is none."""
+    draft = store.draft(key) if store else None
+    name = str(draft.settings.get("name", ""))[:64] if draft else ""
+    words = f"You were about to teach <b>{html.esc(name)}</b> when this page ended. Its pictures are still here." if draft else ""
+    return gr.update(visible=bool(draft)), f'<p class="cns-note">{words}</p>'

@@ -1,0 +1,154 @@
+"""What every store does with versions, whatever they lie on: save, list, load, undo, bring back, and keep a draft.
+
+A version is one immutable file whose name says all that a list needs, so two writers never write one file, and both versions stay:
+
+    20261124T192142123Z-<content>-<before>-teach-rex.safetensors
+
+`content` is the start of the session's digest, `before` that of the session which it was made from (zeros: an empty one).
+"""
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from ..session import Session
+from .archive import digest, pack, unpack
+
+PATTERN = re.compile(r"(\d{8}T\d{9}Z)-([0-9a-f]{16})-([0-9a-f]{16})-([a-z]+)-([a-z0-9_-]{0,40})\.safetensors")
+STAMP = "%Y%m%dT%H%M%S%f"
+EMPTY = "0" * 16
+UTC = timezone.utc  # noqa: UP017  Python 3.10 has no datetime.UTC
+
+
+def stamp(when: datetime) -> str:
+    """As it stands at the start of a version's name."""
+    return f"{when.strftime(STAMP)[:-3]}Z"
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """One saved state of a session; versions sort by time."""
+
+    name: str  # of its file
+
+    def __post_init__(self):
+        if not PATTERN.fullmatch(self.name):
+            raise ValueError(f"`{self.name}` is no version of a session: choose one from its history")
+
+    @classmethod
+    def of(cls, content: str, before: str, verb: str, concept: str, after: "Version | None") -> "Version":
+        """Now, or a moment after `after` where a clock was set back."""
+        now = datetime.now(UTC)
+        if after and now <= after.when:
+            now = after.when + timedelta(milliseconds=1)
+        return cls(f"{stamp(now)}-{content}-{before}-{verb}-{concept}.safetensors")
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return PATTERN.fullmatch(self.name).groups()
+
+    @property
+    def when(self) -> datetime:
+        return datetime.strptime(self._parts[0][:-1], STAMP).replace(tzinfo=UTC)
+
+    @property
+    def content(self) -> str:
+        return self._parts[1]
+
+    @property
+    def before(self) -> str:
+        return self._parts[2]
+
+    @property
+    def verb(self) -> str:
+        return self._parts[3]
+
+    @property
+    def what(self) -> str:
+        """Such as "teach rex"."""
+        return " ".join(self._parts[3:]).strip()
+
+
+@dataclass(frozen=True)
+class State:
+    """How a session is kept: `kind` is "saving", "saved" or "failed"; `text` says more; `url` shows it to the store's owner."""
+
+    kind: str
+    text: str = ""
+    url: str = ""
+
+
+def folder_name(key: str) -> str:
+    """`ab/abcd...`: where the session of `key` lies. Any string names a folder, so a wrong key is not told from an unused one."""
+    name = hashlib.sha256(str(key).encode(errors="replace")).hexdigest()
+    return f"{name[:2]}/{name}"
+
+
+def is_key(key) -> bool:
+    """Whether `key` is 128 bits in hex."""
+    return isinstance(key, str) and bool(re.fullmatch("[0-9a-f]{32}", key))
+
+
+def check_key(key) -> None:
+    if not is_key(key):
+        raise ValueError("this is no session key: a key is 32 hex digits")
+
+
+class Store:
+    """The part that is the same on disk and on the Hub. A store below it has `versions`, `read`, `put`, `delete`, `state`, `secret`, drafts."""
+
+    def history(self, key: str) -> list[Version]:
+        """Every version that is kept, the newest first."""
+        return sorted(self.versions(key), reverse=True)
+
+    def known(self, key: str) -> list[Version]:
+        """The versions that saving builds on."""
+        return self.versions(key)
+
+    def load(self, key: str, base, version: str | None = None) -> Session | None:
+        """The newest session of `key`, or that `version` of it; None when there is none. Raises ValueError when it is damaged or of another base."""
+        history = self.history(key)
+        if version is not None and version not in {v.name for v in history}:
+            raise ValueError("this version is no longer kept: choose another one from the history")
+        return unpack(self.read(key, version or history[0].name), base) if history else None
+
+    def save(self, key: str, session: Session, verb: str = "teach", concept: str = "", before: Session | None = None) -> Version:
+        """A new version of `key`, made from `before`, which becomes a version, too, if it is none. Raises OSError when the disk refuses."""
+        check_key(key)
+        history = sorted(self.known(key), reverse=True)
+        origin = digest(before) if before and before.concepts else EMPTY
+        if origin != EMPTY and origin[:16] not in {v.content for v in history}:
+            history.insert(0, self._add(key, before, EMPTY, "keep", "", history))
+        return self._add(key, session, origin[:16], verb, concept, history)
+
+    def _add(self, key, session, before, verb, concept, history) -> Version:
+        version = Version.of(digest(session)[:16], before, verb, concept, history[0] if history else None)
+        self.put(key, version, pack(session))
+        return version
+
+    def undo(self, key: str, session: Session, base) -> Session:
+        """The session that `session` was made from, as a new version. Raises ValueError when that is not known."""
+        history, content = self.history(key), digest(session)[:16]
+        made = [v for v in history if v.content == content and v.verb not in ("undo", "back")]
+        if not made or not session.concepts:
+            raise ValueError("there is nothing to undo: this session has no earlier version")
+        earlier = [v for v in history if v.content == made[-1].before]
+        if made[-1].before != EMPTY and not earlier:
+            raise ValueError("the version before the last change is no longer kept: there is nothing to undo")
+        back = self.load(key, base, earlier[-1].name) if earlier else Session.new(base)
+        self.save(key, back, "undo", before=session)
+        return back
+
+    def bring_back(self, key: str, version: str, session: Session | None, base) -> Session:
+        """That version as the newest one, made from `session`."""
+        back = self.load(key, base, version)
+        self.save(key, back, "back", before=session)
+        return back
+
+
+def conflicts(history: list[Version]) -> set[Version]:
+    """Teachings that started from a session from which another one started, too: two tabs or devices at once."""
+    starts = Counter(v.before for v in history if v.verb == "teach")
+    return {v for v in history if v.verb == "teach" and starts[v.before] > 1}
