@@ -1,4 +1,4 @@
-"""The shell's door: `python -m cns teach|generate|inspect|info|bench`. Exit 0: done; 2: bad input, said in one line."""
+"""The shell's door: `python -m cns teach|generate|inspect|info|forget|rename|merge|export|import|bench`. Exit 0: done; 2: bad input, said in one line."""
 
 import argparse
 import json
@@ -47,6 +47,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub = command("info", _info, "Say what a session knows and what it changed.")
     sub.add_argument("--json", action="store_true")
+    sub = command("forget", _forget, "Take a concept out again: its share of the weights and its token.")
+    sub.add_argument("--name", required=True)
+    sub = command("rename", _rename, "Call a concept by another name.")
+    sub.add_argument("--name", required=True)
+    sub.add_argument("--to", required=True, metavar="NAME")
+    sub = command("merge", _merge, "Make one session of two that were taught on the same base.")
+    sub.add_argument("--with", dest="other", type=Path, required=True, metavar="DIR", help="folder of the other session")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for both")
+    sub = command("export", _export, "Write a session for other programs.")
+    sub.add_argument("kind", choices=["pipeline", "patch", "lora", "session"], help="see README.md")
+    sub.add_argument("--rank", type=int, default=16, help="of the LoRA's matrices (default: 16)")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    sub = command("import", _import, "Make a session of a folder that was exported.")
+    sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "Measure on this machine.", session=None)
     sub.add_argument("what", choices=["speed"])
     return parser
@@ -123,6 +137,70 @@ def _info(args):
     print(f"changed {summary['changed_weights']:,} weights ({summary['changed_share']:.2%} of the model), {summary['bytes']:,} bytes")
     for c in summary["concepts"]:
         print(f"{c['token']} {c['class_word']}: {c['neurons']:,} neurons, {c['steps']} steps in {c['seconds']:.0f} s, {_score(c)}")
+
+
+def _forget(args):
+    from . import compared, forget
+
+    base, session = _open(args)
+    less = forget(session, args.name)
+    less.save(args.session)
+    freed = len(session.delta) - len(less.delta)
+    print(f"{session.concept(args.name).token} forgotten: {freed:,} weights are the base's again, {len(less.delta):,} stay changed")
+    _lost(compared(base, session, less))
+
+
+def _lost(changes):
+    """One line for each concept that was there before."""
+    for c in changes:
+        score = f"CLIP-I {c.clip_i_before:.3f} -> {c.clip_i_after:.3f}" if c.clip_i_after is not None else "no CLIP to score it"
+        print(f"{c.token} {score}")
+
+
+def _rename(args):
+    from . import rename
+
+    _, session = _open(args)
+    renamed = rename(session, args.name, args.to)
+    renamed.save(args.session)
+    print(f"{session.concept(args.name).token} is now {renamed.tokens[session.tokens.index(session.concept(args.name).token)]}")
+
+
+def _merge(args):
+    from . import Session, compared, merge
+
+    base, session = _open(args)
+    other = Session.load(args.other, base)
+    both = merge(session, other)
+    _new(args.out)
+    both.save(args.out)
+    shared = len(session.delta) + len(other.delta) - len(both.delta)
+    print(f"{', '.join(both.tokens)} in `{args.out}`: {len(both.delta):,} changed weights, {shared:,} of them in both sessions")
+    _lost(compared(base, session, both) + compared(base, other, both))
+
+
+def _new(folder: Path):
+    """Raises FileExistsError when there is something in `folder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"`{folder}` is there already: choose a new folder")
+
+
+def _export(args):
+    from . import export
+
+    base, session = _open(args)
+    about = export(base, session, args.kind, args.out, args.rank)
+    error = f", relative error {about['relative_error']:.1%} at rank {about['rank']}" if "relative_error" in about else ""
+    print(f"{', '.join(about['tokens'])} exported to `{args.out}`: {len(about['files'])} files, {sum(about['files'].values()):,} bytes{error}")
+
+
+def _import(args):
+    from . import load_base, load_export
+
+    session = load_export(args.folder, load_base(args.base))
+    _new(args.session)
+    session.save(args.session)
+    print(f"{', '.join(session.tokens)} imported into `{args.session}`")
 
 
 def _bench(args):

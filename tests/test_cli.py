@@ -74,6 +74,38 @@ def test_teaching_a_name_twice_keeps_the_session(tiny, tmp_path, capsys):
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
 
 
+def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys):
+    base, first, second = ["--base", str(tiny / "base")], tmp_path / "1", tmp_path / "2"
+    for session, name in ((first, "rex"), (first, "tom"), (second, "rex")):
+        assert teach(tiny, session, name=name) == 0
+
+    def said(*argv):
+        capsys.readouterr()
+        assert main([*argv, *base]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    both = ["merge", "--session", str(first), "--with", str(second), "--out", str(tmp_path / "both")]
+    assert main([*both, *base]) == 2 and "both sessions have a `<rex>`" in capsys.readouterr().err
+    assert "<rex> is now <max>" in said("rename", "--session", str(second), "--name", "rex", "--to", "max")
+    assert "<rex>, <tom>, <max> in" in said(*both)
+    assert main([*both, *base]) == 2 and "is there already" in capsys.readouterr().err
+    out = said("forget", "--session", str(tmp_path / "both"), "--name", "rex")
+    assert out.startswith("<rex> forgotten: ") and "<tom> no CLIP" in out and "<max> no CLIP" in out
+    assert "relative error" in said("export", "lora", "--session", str(tmp_path / "both"), "--rank", "2", "--out", str(tmp_path / "lora"))
+    assert "<tom>, <max> imported" in said("import", "--session", str(tmp_path / "again"), str(tmp_path / "lora"))
+    capsys.readouterr()
+    for argv, message in (
+        (["forget", "--session", str(first), "--name", "hut"], "`hut` was never taught"),
+        (["rename", "--session", str(first), "--name", "rex", "--to", "tom"], "already taught"),
+        (["export", "patch", "--session", str(first), "--out", str(second)], "is there already"),
+        (["import", "--session", str(first), str(second)], "is there already"),
+        (["import", "--session", str(tmp_path / "3"), str(tmp_path / "nothing")], "there is no folder"),
+    ):
+        assert main([*argv, *base]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1, err
+
+
 def test_a_pipeline_of_another_kind_is_refused_by_name(tmp_path, capsys):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     assert main(["generate", "--base", str(tmp_path), "--prompt", "a", "--out", str(tmp_path)]) == 2
