@@ -2,23 +2,25 @@
 
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
-Modules, in reading order: `images`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `session`, `generation`,
-`teaching`, `owning`, `export`, `scores`, `figures`, `store`, `bench`; `starter` makes the embedded base; `ui` is the app; `__main__` the shell.
+Modules, in reading order: `images`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `session`,
+`regions`, `generation`, `teaching`, `owning`, `export`, `scores`, `figures`, `store`, `bench`; `starter` makes the embedded base; `ui` is the app; `__main__` the shell.
 """
 
+from .attention import Heat
 from .base import STARTER, Base, load_base
 from .concept import AlreadyTaught, Concept, check
 from .export import export, load_export
-from .generation import GenerateSettings, generate
+from .generation import GenerateSettings, explain, generate
 from .images import load_images, square
-from .owning import Change, compared, forget, merge, rename, reorder, scaled
+from .owning import Change, compared, forget, merge, rename, reorder
+from .regions import PRESETS, Region, load_layout, save_layout
 from .scores import Scorer
 from .session import Learned, Session
 from .teaching import Memory, TeachEvent, TeachSettings, remember, silence, teach
 from .text import check_prompt
 
 __all__ = [
-    "STARTER", "AlreadyTaught", "Base", "Change", "Concept", "GenerateSettings", "Learned", "Memory", "Scorer", "Session", "TeachEvent",
-    "TeachSettings", "check", "check_prompt", "compared", "export", "forget", "generate", "load_base", "load_export", "load_images", "merge",
-    "remember", "rename", "reorder", "scaled", "silence", "square", "teach",
+    "PRESETS", "STARTER", "AlreadyTaught", "Base", "Change", "Concept", "GenerateSettings", "Heat", "Learned", "Memory", "Region", "Scorer",
+    "Session", "TeachEvent", "TeachSettings", "check", "check_prompt", "compared", "explain", "export", "forget", "generate", "load_base",
+    "load_export", "load_images", "load_layout", "merge", "remember", "rename", "reorder", "save_layout", "silence", "square", "teach",
 ]  # fmt: skip

@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import re
 import sys
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -42,6 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompt", required=True)
     for option, kind in (("count", int), ("seed", int), ("steps", int), ("guidance", float), ("negative", str)):
         sub.add_argument(f"--{option}", type=kind)
+    sub.add_argument("--strength", dest="strengths", action="append", default=[], metavar="NAME=X", help="a concept's strength, 0 to 1.5; repeatable")
+    sub.add_argument(
+        "--region", dest="regions", action="append", default=[], metavar='"L,T,R,B: WORDS"',
+        help="words for a box, given as fractions of the canvas; repeatable, later ones lie over earlier ones",
+    )  # fmt: skip
+    sub.add_argument("--layout", type=Path, metavar="FILE", help="regions from a JSON file, under those of --region")
+    sub.add_argument("--image", type=Path, metavar="FILE", help="a picture to start from")
+    sub.add_argument("--image-strength", type=float, metavar="X", help="how much of it is drawn anew, 0.05 to 1 (default: 0.6)")
+    sub.add_argument("--overlay", action="store_true", help="also write, for each word of the first picture, where it acted")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub = command("inspect", _inspect, "Write the figures of every concept in a session.")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -97,19 +107,36 @@ def _score(stats) -> str:
 
 
 def _generate(args):
-    from . import GenerateSettings, check_prompt, generate
+    from . import GenerateSettings, Region, check_prompt, explain, generate, load_images, load_layout
+    from .regions import check_words
 
-    given = {f.name: getattr(args, f.name) for f in fields(GenerateSettings) if getattr(args, f.name) is not None}
-    settings = GenerateSettings(**given)
+    regions = (*(load_layout(args.layout) if args.layout else ()), *map(Region.parse, args.regions))
+    numbers = {n: v for n in ("count", "seed", "steps", "guidance", "negative", "image_strength") if (v := getattr(args, n)) is not None}
+    settings = GenerateSettings(**numbers, regions=regions, strengths=dict(map(_strength, args.strengths)))
+    image = load_images([args.image])[0] if args.image else None
     base, session = _open(args)
-    if cut := check_prompt(base, session, args.prompt):
+    if cut := check_prompt(base, session, args.prompt) + check_words(base, session, regions):
         print(f"cns generate: the prompt is too long, these words are not read: {' '.join(cut)}", file=sys.stderr)
     args.out.mkdir(parents=True, exist_ok=True)
     for i in tqdm(range(settings.count), unit="picture"):
-        one = GenerateSettings(**{**given, "count": 1, "seed": settings.seed + i})
         path = args.out / f"{settings.seed + i}.png"
-        generate(base, args.prompt, session, one)[0].save(path)
+        generate(base, args.prompt, session, replace(settings, count=1, seed=settings.seed + i), image)[0].save(path)
         tqdm.write(str(path))
+    if args.overlay:
+        picture, heats = explain(base, args.prompt, session, settings, image)
+        for i, heat in enumerate(heats, 1):
+            path = args.out / f"{settings.seed}-{i:02}-{re.sub('[^a-z0-9_-]', '', heat.word)}.png"
+            heat.over(picture).save(path)
+            tqdm.write(str(path))
+
+
+def _strength(text: str) -> tuple[str, float]:
+    """`rex=0.5` as a pair."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"strength `{text}` is not a name and a number: write it as `rex=0.5`") from None
 
 
 def _inspect(args):

@@ -13,8 +13,6 @@ from .concept import checked_name
 from .generation import GenerateSettings, sample
 from .session import Session
 
-STRONGEST = 1.5  # times what was taught
-
 
 @dataclass(frozen=True)
 class Change:
@@ -66,22 +64,6 @@ def merge(first: Session, second: Session) -> Session:
         raise ValueError(f"both sessions have a `<{both[0]}>`: rename it in one of them, then merge")
     increments = [s.increments(c.name) for s in (first, second) for c in s.concepts]
     return replace(first, general=first.general or second.general).of(first.concepts + second.concepts, increments)
-
-
-def scaled(session: Session, strengths: dict[str, float]) -> Session:
-    """`session` with each named concept's increments times its strength, 0 (silent) to 1.5; others stay as taught."""
-    times = {session.concept(name).name: checked_strength(name, s) for name, s in strengths.items()}
-    if all(s == 1 for s in times.values()):
-        return session
-    increments = [{n: times.get(c.name, 1.0) * v for n, v in session.increments(c.name).items()} for c in session.concepts]
-    return session.of(session.concepts, increments)
-
-
-def checked_strength(name: str, strength: float) -> float:
-    """`strength`. Raises ValueError when it is no number in range."""
-    if not isinstance(strength, int | float) or not 0 <= strength <= STRONGEST:
-        raise ValueError(f"strength of `{name}` is {strength}: choose 0 to {STRONGEST}")
-    return strength
 
 
 def compared(base, before: Session, after: Session) -> list[Change]:

@@ -27,6 +27,7 @@ from torch import Tensor
 from .delta import SparseDelta, applied
 
 VERSION = 2
+STRONGEST = 1.5  # times what was taught
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,16 @@ class Session:
                 if (several := count[at] > 1).any():
                     shared[i][n] = part[several]
         return replace(self, concepts=tuple(replace(c, shared=s) for c, s in zip(concepts, shared)), delta=SparseDelta(indices, values))
+
+    def scaled(self, strengths: dict[str, float]) -> "Session":
+        """This session with each named concept's increments times its strength, 0 (silent) to 1.5; others stay as taught."""
+        times = {self.concept(name).name: s for name, s in strengths.items()}
+        for name, s in times.items():
+            if not isinstance(s, int | float) or not 0 <= s <= STRONGEST:
+                raise ValueError(f"strength of `{name}` is {s}: choose 0 to {STRONGEST}")
+        if all(s == 1 for s in times.values()):
+            return self
+        return self.of(self.concepts, [{n: times.get(c.name, 1.0) * v for n, v in self.increments(c.name).items()} for c in self.concepts])
 
     def silenced(self, name: str) -> "Session":
         """This session with the base's values at every neuron of concept `name`, shared ones included."""

@@ -45,6 +45,17 @@ def test_generate_without_a_session_draws_with_the_base(tiny, tmp_path):
     assert (tmp_path / "0.png").exists()
 
 
+def test_generate_with_regions_strengths_a_picture_and_the_overlay(tiny, tmp_path):
+    session, base, out = tmp_path / "s", ["--base", str(tiny / "base")], tmp_path / "out"
+    assert teach(tiny, session) == 0
+    (tmp_path / "l.json").write_text('[{"box": [0.5, 0, 1, 1], "words": "a cat"}]')
+    more = ["--region", "0,0,0.5,1: a <rex> dog", "--layout", str(tmp_path / "l.json"), "--image", str(tiny / "0.png"), "--image-strength", "0.9"]
+    argv = ["generate", *base, "--session", str(session), "--prompt", "a red house", "--strength", "rex=0.5", *more, "--overlay", "--out", str(out)]
+    assert main(argv) == 0
+    assert [p.name for p in sorted(out.iterdir())][:5] == ["0-01-a.png", "0-02-red.png", "0-03-house.png", "0-04-a.png", "0-05-cat.png"]
+    assert (out / "0.png").exists() and (out / "0-07-rex.png").exists()
+
+
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tiny, tmp_path, capsys):
     base = ["--base", str(tiny / "base")]
     session = tmp_path / "s"
@@ -52,6 +63,9 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tiny, tmp_path, capsys)
         "there is no session": ["info", *base, "--session", str(tmp_path / "none")],
         "was never taught": ["generate", *base, "--prompt", "a <max> dog", "--out", str(tmp_path)],
         "`count` is 99": ["generate", *base, "--prompt", "a dog", "--count", "99", "--out", str(tmp_path)],
+        "strength `rex` is not": ["generate", *base, "--prompt", "a dog", "--strength", "rex", "--out", str(tmp_path)],
+        "has no colon": ["generate", *base, "--prompt", "a dog", "--region", "0,0,1,1", "--out", str(tmp_path)],
+        "outside the canvas": ["generate", *base, "--prompt", "a dog", "--region", "0,0,2,1: a cat", "--out", str(tmp_path)],
         "could not be loaded": ["generate", "--base", str(tmp_path / "nothing-here"), "--prompt", "a dog", "--out", str(tmp_path)],
         "no diffusers pipeline": ["generate", "--base", str(tmp_path), "--prompt", "a dog", "--out", str(tmp_path)],
         "`steps` is 0": ["teach", *base, "--session", str(session), "--name", "a", "--class", "dog", "--steps", "0", str(tiny / "0.png")],

@@ -155,11 +155,11 @@ def test_sessions_that_cannot_be_merged_are_told_why(steps):
 
 def test_strength_scales_a_concepts_own_increments(steps, tiny_base):
     session = steps[-1]
-    half = owning.scaled(session, {"tom": 0.5, "hut": 1.5})
+    half = session.scaled({"tom": 0.5, "hut": 1.5})
     for name, times in (("rex", 1), ("tom", 0.5), ("hut", 1.5)):
         assert all(torch.equal(times * v, half.increments(name)[n]) for n, v in session.increments(name).items())
-    assert owning.scaled(session, {"rex": 1}) is session
-    silent = owning.scaled(session, {"hut": 0})
+    assert session.scaled({"rex": 1}) is session
+    silent = session.scaled({"hut": 0})
     with silent.on(tiny_base):
         without = {n: w.detach().clone() for n, w in tiny_base.weights.items()}
     with owning.forget(session, "hut").on(tiny_base):
@@ -169,7 +169,7 @@ def test_strength_scales_a_concepts_own_increments(steps, tiny_base):
 @pytest.mark.parametrize(("strengths", "said"), [({"rex": 1.6}, "strength of `rex` is 1.6: choose 0 to 1.5"), ({"rex": -1}, "choose"), ({"rex": float("nan")}, "choose"), ({"max": 1}, "never taught")])  # fmt: skip
 def test_a_strength_out_of_range_or_of_nobody_is_refused(steps, strengths, said):
     with pytest.raises(ValueError, match=said):
-        owning.scaled(steps[-1], strengths)
+        steps[-1].scaled(strengths)
 
 
 def test_the_size_of_a_session_grows_with_what_is_shared_and_not_with_the_masks(steps):
