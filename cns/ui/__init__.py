@@ -76,7 +76,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
             with gr.Tab("Generate", id="generate"):
                 generate.build(base, shared)
             with gr.Tab("Inspect Neurons", id="inspect"):
-                inspect.build(base, shared)
+                inspect.build(base, store, shared)
 
         def resume(key):
             session, note = None, ""
