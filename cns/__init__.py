@@ -2,21 +2,26 @@
 
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
-Modules, in reading order: `images`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `session`, `generation`,
-`teaching`, `scores`, `figures`, `files`, `trust`, `store`, `bench`; `starter` makes the base;
-`ui` is the app; `__main__` the shell.
+Modules, in reading order: `images`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `files`, `trust`, `session`,
+`regions`, `generation`, `teaching`, `owning`, `export`, `scores`, `figures`, `store`, `bench`; `starter` makes the embedded
+base; `ui` is the app; `__main__` the shell.
 """
 
+from .attention import Heat
 from .base import STARTER, Base, load_base
 from .concept import AlreadyTaught, Concept, check
-from .generation import GenerateSettings, generate
+from .export import export, load_export
+from .generation import GenerateSettings, explain, generate
 from .images import load_images, square
+from .owning import Change, compared, forget, merge, rename, reorder
+from .regions import PRESETS, Region, load_layout, save_layout
 from .scores import Scorer
 from .session import Learned, Session
 from .teaching import Memory, TeachEvent, TeachSettings, remember, silence, teach
 from .text import check_prompt
 
 __all__ = [
-    "STARTER", "AlreadyTaught", "Base", "Concept", "GenerateSettings", "Learned", "Memory", "Scorer", "Session", "TeachEvent",
-    "TeachSettings", "check", "check_prompt", "generate", "load_base", "load_images", "remember", "silence", "square", "teach",
+    "PRESETS", "STARTER", "AlreadyTaught", "Base", "Change", "Concept", "GenerateSettings", "Heat", "Learned", "Memory", "Region", "Scorer",
+    "Session", "TeachEvent", "TeachSettings", "check", "check_prompt", "compared", "explain", "export", "forget", "generate", "load_base",
+    "load_export", "load_images", "load_layout", "merge", "remember", "rename", "reorder", "save_layout", "silence", "square", "teach",
 ]  # fmt: skip

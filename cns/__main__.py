@@ -1,9 +1,10 @@
-"""The shell's door: `python -m cns teach|generate|inspect|info|bench`. Exit 0: done; 2: bad input, said in one line."""
+"""The shell's door: `python -m cns teach|generate|inspect|info|forget|rename|merge|export|import|bench`. Exit 0: done; 2: bad input, said in one line."""
 
 import argparse
 import json
+import re
 import sys
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -42,11 +43,34 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompt", required=True)
     for option, kind in (("count", int), ("seed", int), ("steps", int), ("guidance", float), ("negative", str)):
         sub.add_argument(f"--{option}", type=kind)
+    sub.add_argument("--strength", dest="strengths", action="append", default=[], metavar="NAME=X", help="a concept's strength, 0 to 1.5; repeatable")
+    sub.add_argument(
+        "--region", dest="regions", action="append", default=[], metavar='"L,T,R,B: WORDS"',
+        help="words for a box, given as fractions of the canvas; repeatable, later ones lie over earlier ones",
+    )  # fmt: skip
+    sub.add_argument("--layout", type=Path, metavar="FILE", help="regions from a JSON file, under those of --region")
+    sub.add_argument("--image", type=Path, metavar="FILE", help="a picture to start from")
+    sub.add_argument("--image-strength", type=float, metavar="X", help="how much of it is drawn anew, 0.05 to 1 (default: 0.6)")
+    sub.add_argument("--overlay", action="store_true", help="also write, for each word of the first picture, where it acted")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub = command("inspect", _inspect, "Write the figures of every concept in a session.")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub = command("info", _info, "Say what a session knows and what it changed.")
     sub.add_argument("--json", action="store_true")
+    sub = command("forget", _forget, "Take a concept out again: its share of the weights and its token.")
+    sub.add_argument("--name", required=True)
+    sub = command("rename", _rename, "Call a concept by another name.")
+    sub.add_argument("--name", required=True)
+    sub.add_argument("--to", required=True, metavar="NAME")
+    sub = command("merge", _merge, "Make one session of two that were taught on the same base.")
+    sub.add_argument("--with", dest="other", type=Path, required=True, metavar="DIR", help="folder of the other session")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for both")
+    sub = command("export", _export, "Write a session for other programs.")
+    sub.add_argument("kind", choices=["pipeline", "patch", "lora", "session"], help="see README.md")
+    sub.add_argument("--rank", type=int, default=16, help="of the LoRA's matrices (default: 16)")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    sub = command("import", _import, "Make a session of a folder that was exported.")
+    sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "Measure on this machine.", session=None)
     sub.add_argument("what", choices=["speed"])
     return parser
@@ -83,19 +107,36 @@ def _score(stats) -> str:
 
 
 def _generate(args):
-    from . import GenerateSettings, check_prompt, generate
+    from . import GenerateSettings, Region, check_prompt, explain, generate, load_images, load_layout
+    from .regions import check_words
 
-    given = {f.name: getattr(args, f.name) for f in fields(GenerateSettings) if getattr(args, f.name) is not None}
-    settings = GenerateSettings(**given)
+    regions = (*(load_layout(args.layout) if args.layout else ()), *map(Region.parse, args.regions))
+    numbers = {n: v for n in ("count", "seed", "steps", "guidance", "negative", "image_strength") if (v := getattr(args, n)) is not None}
+    settings = GenerateSettings(**numbers, regions=regions, strengths=dict(map(_strength, args.strengths)))
+    image = load_images([args.image])[0] if args.image else None
     base, session = _open(args)
-    if cut := check_prompt(base, session, args.prompt):
+    if cut := check_prompt(base, session, args.prompt) + check_words(base, session, regions):
         print(f"cns generate: the prompt is too long, these words are not read: {' '.join(cut)}", file=sys.stderr)
     args.out.mkdir(parents=True, exist_ok=True)
     for i in tqdm(range(settings.count), unit="picture"):
-        one = GenerateSettings(**{**given, "count": 1, "seed": settings.seed + i})
         path = args.out / f"{settings.seed + i}.png"
-        generate(base, args.prompt, session, one)[0].save(path)
+        generate(base, args.prompt, session, replace(settings, count=1, seed=settings.seed + i), image)[0].save(path)
         tqdm.write(str(path))
+    if args.overlay:
+        picture, heats = explain(base, args.prompt, session, settings, image)
+        for i, heat in enumerate(heats, 1):
+            path = args.out / f"{settings.seed}-{i:02}-{re.sub('[^a-z0-9_-]', '', heat.word)}.png"
+            heat.over(picture).save(path)
+            tqdm.write(str(path))
+
+
+def _strength(text: str) -> tuple[str, float]:
+    """`rex=0.5` as a pair."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"strength `{text}` is not a name and a number: write it as `rex=0.5`") from None
 
 
 def _inspect(args):
@@ -123,6 +164,70 @@ def _info(args):
     print(f"changed {summary['changed_weights']:,} weights ({summary['changed_share']:.2%} of the model), {summary['bytes']:,} bytes")
     for c in summary["concepts"]:
         print(f"{c['token']} {c['class_word']}: {c['neurons']:,} neurons, {c['steps']} steps in {c['seconds']:.0f} s, {_score(c)}")
+
+
+def _forget(args):
+    from . import compared, forget
+
+    base, session = _open(args)
+    less = forget(session, args.name)
+    less.save(args.session)
+    freed = len(session.delta) - len(less.delta)
+    print(f"{session.concept(args.name).token} forgotten: {freed:,} weights are the base's again, {len(less.delta):,} stay changed")
+    _lost(compared(base, session, less))
+
+
+def _lost(changes):
+    """One line for each concept that was there before."""
+    for c in changes:
+        score = f"CLIP-I {c.clip_i_before:.3f} -> {c.clip_i_after:.3f}" if c.clip_i_after is not None else "no CLIP to score it"
+        print(f"{c.token} {score}")
+
+
+def _rename(args):
+    from . import rename
+
+    _, session = _open(args)
+    renamed = rename(session, args.name, args.to)
+    renamed.save(args.session)
+    print(f"{session.concept(args.name).token} is now {renamed.tokens[session.tokens.index(session.concept(args.name).token)]}")
+
+
+def _merge(args):
+    from . import Session, compared, merge
+
+    base, session = _open(args)
+    other = Session.load(args.other, base)
+    both = merge(session, other)
+    _new(args.out)
+    both.save(args.out)
+    shared = len(session.delta) + len(other.delta) - len(both.delta)
+    print(f"{', '.join(both.tokens)} in `{args.out}`: {len(both.delta):,} changed weights, {shared:,} of them in both sessions")
+    _lost(compared(base, session, both) + compared(base, other, both))
+
+
+def _new(folder: Path):
+    """Raises FileExistsError when there is something in `folder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"`{folder}` is there already: choose a new folder")
+
+
+def _export(args):
+    from . import export
+
+    base, session = _open(args)
+    about = export(base, session, args.kind, args.out, args.rank)
+    error = f", relative error {about['relative_error']:.1%} at rank {about['rank']}" if "relative_error" in about else ""
+    print(f"{', '.join(about['tokens'])} exported to `{args.out}`: {len(about['files'])} files, {sum(about['files'].values()):,} bytes{error}")
+
+
+def _import(args):
+    from . import load_base, load_export
+
+    session = load_export(args.folder, load_base(args.base))
+    _new(args.session)
+    session.save(args.session)
+    print(f"{', '.join(session.tokens)} imported into `{args.session}`")
 
 
 def _bench(args):

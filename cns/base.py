@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 transformers_logging.set_verbosity_error()  # diffusers' import makes it advise installing torchvision, which nothing here needs
 
-from diffusers import StableDiffusionPipeline  # noqa: E402
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES  # noqa: E402
@@ -83,6 +83,13 @@ class Base:
     def parameters(self) -> int:
         """Number of weights of the whole pipeline."""
         return sum(p.numel() for m in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder) for p in m.parameters())
+
+    @cached_property
+    def img2img(self) -> StableDiffusionImg2ImgPipeline:
+        """The same networks, starting from a picture."""
+        pipe = StableDiffusionImg2ImgPipeline(**self.pipe.components, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     @property
     def embedding(self) -> nn.Embedding:

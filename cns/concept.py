@@ -14,6 +14,18 @@ class AlreadyTaught(ValueError):
     """The session already has a concept of this name."""
 
 
+def checked_name(name: str | None) -> str:
+    """`name` lowered and without blanks around it. Raises ValueError when a token cannot be made of it."""
+    name = (name or "").strip().lower()
+    if not name:
+        raise ValueError("the name is empty: give your thing a short name such as `rex`")
+    if len(name) > NAME_LENGTH:
+        raise ValueError(f"name `{name[:NAME_LENGTH]}...` has {len(name)} characters: use at most {NAME_LENGTH}")
+    if not re.fullmatch("[a-z][a-z0-9_-]*", name):
+        raise ValueError(f"name `{name}` has characters that a token cannot have: use a-z, digits, `-` and `_`, a letter first")
+    return name
+
+
 @dataclass(frozen=True)
 class Concept:
     """A thing to teach: `name` (a-z, digits, `-`, `_`; upper case is lowered), `class_word`, 1 to 10 RGB pictures."""
@@ -23,14 +35,8 @@ class Concept:
     images: list[Image.Image]
 
     def __post_init__(self):
-        object.__setattr__(self, "name", (self.name or "").strip().lower())
+        object.__setattr__(self, "name", checked_name(self.name))
         object.__setattr__(self, "class_word", " ".join((self.class_word or "").lower().split()))
-        if not self.name:
-            raise ValueError("the name is empty: give your thing a short name such as `rex`")
-        if len(self.name) > NAME_LENGTH:
-            raise ValueError(f"name `{self.name[:NAME_LENGTH]}...` has {len(self.name)} characters: use at most {NAME_LENGTH}")
-        if not re.fullmatch("[a-z][a-z0-9_-]*", self.name):
-            raise ValueError(f"name `{self.name}` has characters that a token cannot have: use a-z, digits, `-` and `_`, a letter first")
         if not self.class_word:
             raise ValueError(f"the class word of `{self.name}` is empty: say what kind of thing it is, such as `dog`")
         if not 1 <= len(self.images) <= 10:

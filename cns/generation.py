@@ -1,12 +1,17 @@
-"""Prompt and session in, pictures out."""
+"""Prompt and session in, pictures out, also bound to regions or from a picture; and where each word of a prompt acted."""
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
+from torch import Tensor
 
+from .attention import Heat, mapped
+from .images import square
+from .regions import Region, Shares, bound, check_words, checked
 from .session import Session
-from .text import check_prompt, encode
+from .text import check_prompt, encode, tokenize
 
 
 @dataclass(frozen=True)
@@ -18,35 +23,79 @@ class GenerateSettings:
     steps: int | None = None  # denoising steps, 1 to 200; None: the base's own
     guidance: float | None = None  # classifier-free guidance, 0 to 30; None: the base's own
     negative: str = ""  # what to keep away from
+    strengths: dict[str, float] = field(default_factory=dict)  # by concept, 0 to 1.5 times what was taught
+    regions: tuple[Region, ...] = ()  # boxes with words of their own, later ones over earlier ones; also as from JSON
+    image_strength: float = 0.6  # from a picture: the share of the steps that draw anew, 0.05 to 1
 
     def __post_init__(self):
-        for name, low, high in (("count", 1, 16), ("seed", 0, 2**63 - 17), ("steps", 1, 200), ("guidance", 0, 30)):
+        ranges = (("count", 1, 16), ("seed", 0, 2**63 - 17), ("steps", 1, 200), ("guidance", 0, 30), ("image_strength", 0.05, 1))
+        for name, low, high in ranges:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"`{name}` is {value}: choose {low} to {high}")
+        object.__setattr__(self, "regions", checked(self.regions))
 
 
-def generate(base, prompt: str, session: Session | None = None, settings: GenerateSettings = GenerateSettings()) -> list[Image.Image]:
-    """`settings.count` pictures of `prompt`, with what `session` taught. Raises ValueError for a bad prompt or a foreign session."""
+def generate(
+    base, prompt: str, session: Session | None = None, settings: GenerateSettings = GenerateSettings(), image: Image.Image | None = None
+) -> list[Image.Image]:
+    """`settings.count` pictures of `prompt`, with what `session` taught; `image`: start from its centre square.
+
+    Raises ValueError for a bad prompt, region or strength, or a foreign session.
+    """
+    session = _ready(base, prompt, session, settings, image)
+    with session.on(base):
+        return sample(base, prompt, session.vectors, settings, image)
+
+
+def explain(
+    base, prompt: str, session: Session | None = None, settings: GenerateSettings = GenerateSettings(), image: Image.Image | None = None
+) -> tuple[Image.Image, list[Heat]]:
+    """The first picture that `generate` gives, and for every word of the prompt and of the regions where it acted."""
+    session, settings = _ready(base, prompt, session, settings, image), replace(settings, count=1)
+    maps: list[Tensor] = []
+    with session.on(base):
+        picture = sample(base, prompt, session.vectors, settings, image, maps)[0]
+    mean = torch.stack([m[0] for m in maps]).mean(0)  # [1 + regions, tokens, h, w], over layers and steps
+    heats = []
+    for text, attention in zip((prompt, *(r.words for r in settings.regions)), mean):
+        for word, first, end in tokenize(base.pipe.tokenizer, text, session.tokens).words:
+            heats.append(Heat(word, attention[first:end].sum(0).numpy()))
+    return picture, heats
+
+
+def _ready(base, prompt, session, settings, image) -> Session:
+    """The session as it is to be drawn with, once all input is checked."""
     session = session or Session.new(base)
     session.check(base)
     check_prompt(base, session, prompt)
-    with session.on(base):
-        return sample(base, prompt, session.vectors, settings)
+    check_words(base, session, settings.regions)
+    if image and int((settings.steps or base.steps) * settings.image_strength) < 1:
+        raise ValueError(f"`image_strength` {settings.image_strength} of {settings.steps or base.steps} steps is none: raise one of them")
+    return session.scaled(settings.strengths)
 
 
 @torch.no_grad()
-def sample(base, prompt: str, vectors, settings: GenerateSettings, chunk: int = 4) -> list[Image.Image]:
-    """Draw with the base as it stands now; whoever calls holds its lock."""
+def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, maps: list | None = None, chunk: int = 4) -> list[Image.Image]:
+    """Draw with the base as it stands now; whoever calls holds its lock. `maps` gathers attention maps, see `attention.mapped`."""
     guidance = base.guidance if settings.guidance is None else settings.guidance
-    (text, negative), _ = encode(base, [prompt, settings.negative], vectors)
+    texts, _ = encode(base, [settings.negative, prompt, *(r.words for r in settings.regions)], vectors)
+    side = base.size // base.pipe.vae_scale_factor
+    shares = Shares(settings.regions, side, side)
+    pipe, start = (base.img2img, {"image": square(image, base.size), "strength": settings.image_strength}) if image else (base.pipe, {"height": base.size, "width": base.size})
     pictures = []
-    for start in range(0, settings.count, chunk):
-        seeds = range(settings.seed + start, settings.seed + min(start + chunk, settings.count))
-        out = base.pipe(
-            prompt_embeds=text.expand(len(seeds), -1, -1), negative_prompt_embeds=negative.expand(len(seeds), -1, -1),
-            height=base.size, width=base.size, num_inference_steps=settings.steps or base.steps, guidance_scale=guidance,
-            generator=[torch.Generator().manual_seed(s) for s in seeds],
-        )  # fmt: skip
+    for first in range(0, settings.count, chunk):
+        seeds = range(settings.seed + first, settings.seed + min(first + chunk, settings.count))
+        with ExitStack() as stack:
+            stack.enter_context(bound(base.layers, texts[2:], shares, len(seeds)))
+            if maps is not None:
+                maps_here = stack.enter_context(mapped(base.layers, texts[1:], shares, len(seeds)))
+            out = pipe(
+                prompt_embeds=texts[1:2].expand(len(seeds), -1, -1), negative_prompt_embeds=texts[:1].expand(len(seeds), -1, -1),
+                num_inference_steps=settings.steps or base.steps, guidance_scale=guidance,
+                generator=[torch.Generator().manual_seed(s) for s in seeds], **start,
+            )  # fmt: skip
+        if maps is not None:
+            maps += maps_here
         pictures += out.images
     return pictures

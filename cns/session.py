@@ -2,11 +2,15 @@
 
 A session is immutable; teaching returns a new one. It goes to a folder as safetensors and JSON and comes back bit for
 bit. The delta covers the union of the concepts' masks; each concept's own mask is one bit for each entry of that union.
+
+At an entry that several concepts use, the delta is the sum of their increments, and each of them keeps its own; at all
+others the delta is the one concept's increment. So any concept can be scaled, or taken out again (see `owning`).
 """
 
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +26,8 @@ from torch import Tensor
 from . import files, trust
 from .delta import SparseDelta, applied
 
-VERSION = 1
+VERSION = 2
+STRONGEST = 1.5  # times what was taught
 WRONG = (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OSError, ValueError, OverflowError)
 
 
@@ -41,6 +46,7 @@ class Learned:
     picture: Image.Image  # as drawn when just taught
     features: Tensor | None  # unit CLIP embeddings of its images [k, d]; the images themselves are not kept
     stats: dict = field(default_factory=dict)
+    shared: dict[str, Tensor] = field(default_factory=dict)  # its increments, float32, at the entries of its mask that others use too
 
     @property
     def token(self) -> str:
@@ -96,6 +102,38 @@ class Session:
         with base.lock, applied(base.weights, self.delta):
             yield
 
+    def increments(self, name: str) -> dict[str, Tensor]:
+        """What concept `name` alone added to the base: float32, one for each index of its mask."""
+        c = self.concept(name)
+        out = {n: self.delta.at(n, index) for n, index in c.mask.items()}
+        for n, own in c.shared.items():
+            out[n][torch.isin(c.mask[n], torch.cat([o.mask[n] for o in self.concepts if o is not c and n in o.mask]))] = own
+        return out
+
+    def of(self, concepts: Sequence[Learned], increments: Sequence[dict[str, Tensor]]) -> "Session":
+        """A session of this base with exactly these concepts; its delta is the sum of their `increments`, whatever their order."""
+        indices, values, shared = {}, {}, [{} for _ in concepts]
+        for n in dict.fromkeys(n for c in concepts for n in c.mask):
+            users = [i for i, c in enumerate(concepts) if n in c.mask]
+            masks, parts = [concepts[i].mask[n] for i in users], [increments[i][n] for i in users]
+            indices[n], place, count = torch.cat(masks).unique(return_inverse=True, return_counts=True)
+            total = torch.zeros(len(count), dtype=torch.float64)  # float64 makes the sum of a few float32 exact
+            values[n] = total.index_add_(0, place, torch.cat(parts).double()).float()
+            for i, part, at in zip(users, parts, place.split([len(m) for m in masks])):
+                if (several := count[at] > 1).any():
+                    shared[i][n] = part[several]
+        return replace(self, concepts=tuple(replace(c, shared=s) for c, s in zip(concepts, shared)), delta=SparseDelta(indices, values))
+
+    def scaled(self, strengths: dict[str, float]) -> "Session":
+        """This session with each named concept's increments times its strength, 0 (silent) to 1.5; others stay as taught."""
+        times = {self.concept(name).name: s for name, s in strengths.items()}
+        for name, s in times.items():
+            if not isinstance(s, int | float) or not 0 <= s <= STRONGEST:
+                raise ValueError(f"strength of `{name}` is {s}: choose 0 to {STRONGEST}")
+        if all(s == 1 for s in times.values()):
+            return self
+        return self.of(self.concepts, [{n: times.get(c.name, 1.0) * v for n, v in self.increments(c.name).items()} for c in self.concepts])
+
     def silenced(self, name: str) -> "Session":
         """This session with the base's values at every neuron of concept `name`, shared ones included."""
         zeros = {n: torch.zeros(len(i)) for n, i in self.concept(name).mask.items()}
@@ -120,6 +158,7 @@ class Session:
             out[f"concept/{i}/picture"] = _png(c.picture)
             for n, index in c.mask.items():
                 out[f"concept/{i}/mask/{n}"] = pack(torch.isin(self.delta.indices[n], index))
+            out |= {f"concept/{i}/shared/{n}": own for n, own in c.shared.items()}
         return {k: v.contiguous() for k, v in out.items()}
 
     def parts(self) -> tuple[dict, dict[str, Tensor]]:
@@ -128,14 +167,14 @@ class Session:
         return {"version": VERSION, "base": self.base_id, "revision": self.base_revision, "concepts": concepts}, self._tensors()
 
     @classmethod
-    def of(cls, about: dict, tensors: dict[str, Tensor], base) -> "Session":
+    def read(cls, about: dict, tensors: dict[str, Tensor], base) -> "Session":
         """The inverse of `parts`, for parts that nobody vouches for. Raises Damaged, and ValueError when they are of another base."""
         try:
             version, head = about["version"], cls(str(about["base"]), str(about["revision"]))
         except WRONG:
             raise Damaged("it does not say its version, base and revision") from None
         if type(version) is not int or version != VERSION:
-            raise Damaged(f"its format is {str(version)[:20]!r}, this program reads {VERSION}")
+            raise Damaged(f"it has format {str(version)[:20]}, this program reads {VERSION}")
         head.check(base)
         try:
             return _assemble(head, about, tensors, base)
@@ -164,7 +203,7 @@ class Session:
             content = (folder / Path(str(about["tensors"])).name).read_bytes()
             if about["tensors"] != f"session-{hashlib.sha256(content).hexdigest()[:16]}.safetensors":
                 raise Damaged("the tensors are not those that were saved")
-            return cls.of(about, load_tensors(content), base)
+            return cls.read(about, load_tensors(content), base)
         except (Damaged, SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the session in `{folder}` is damaged ({error}): restore the folder from a copy, or start a new one") from None
 
@@ -198,8 +237,24 @@ def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> S
             raise ValueError(f"embedding of `{c['name']}` is not {base.embedding.weight.shape[1]} finite numbers")
         mask = {n: indices[n][unpack(tensors[f"concept/{i}/mask/{n}"], len(indices[n]))] for n in names if f"concept/{i}/mask/{n}" in tensors}
         picture = trust.check_picture(tensors[f"concept/{i}/picture"])
-        concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"]))
-    return replace(head, concepts=tuple(concepts), delta=SparseDelta(indices, values), general=general)
+        shared = {n: tensors[f"concept/{i}/shared/{n}"] for n in mask if f"concept/{i}/shared/{n}" in tensors}
+        if any(own.dtype != torch.float32 or not torch.isfinite(own).all() for own in shared.values()):
+            raise ValueError(f"the increments of `{c['name']}` are not finite numbers")
+        concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"], shared))
+    session = replace(head, concepts=tuple(concepts), delta=SparseDelta(indices, values), general=general)
+    _check_sums(session)
+    return session
+
+
+def _check_sums(session: Session) -> None:
+    """Raises ValueError unless the delta is what the concepts' increments add up to."""
+    again = session.of(session.concepts, [session.increments(c.name) for c in session.concepts])
+    for n, index in session.delta.indices.items():
+        same = n in again.delta.indices and torch.equal(index, again.delta.indices[n]) and torch.equal(session.delta.values[n], again.delta.values[n])
+        if not same and len(index):
+            raise ValueError(f"values of `{n}` are not what its concepts add up to")
+    if any(c.shared.keys() != a.shared.keys() for c, a in zip(session.concepts, again.concepts)):
+        raise ValueError("a concept's own increments are missing where it shares neurons")
 
 
 def pack(mask: Tensor) -> Tensor:

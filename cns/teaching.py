@@ -270,10 +270,18 @@ class _Teaching:
         learned = Learned(
             concept.name, concept.class_word, self.vector.detach().cpu().clone(), self.index, picture, features, stats
         )
-        values = {n: (self.now[n] - self.origin[n]).detach().cpu() for n in self.index}
-        delta = self.session.delta.replaced(self.index, values)
+        parts = {c.name: self.session.increments(c.name) for c in self.session.concepts}
+        parts[concept.name] = self._increments(parts.get(concept.name))
         concepts = [learned if c is self.known else c for c in self.session.concepts] + [learned] * (self.known is None)
-        return replace(self.session, concepts=tuple(concepts), delta=delta, general=self.general), before
+        return replace(self.session, general=self.general).of(concepts, [parts[c.name] for c in concepts]), before
+
+    def _increments(self, before: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """What this concept adds to W_0 beside the others: W - W_0 less their increments; `before`: its own from an earlier teaching."""
+        out = {}
+        for n, index in self.index.items():
+            others = self.session.delta.at(n, index).double() - (before[n] if before else 0)
+            out[n] = ((self.now[n] - self.origin[n]).detach().cpu().double() - others).float()
+        return out
 
 
 def class_embedding(base, concept: Concept) -> Tensor:

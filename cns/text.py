@@ -20,6 +20,7 @@ class Tokens:
 
     ids: list[int]  # [length], 0 where a taught token stands
     slots: tuple[tuple[int, str], ...]  # (position, token)
+    words: tuple[tuple[str, int, int], ...]  # (word or token, its first position, the one after its last)
     end: int  # position of the end-of-text token; words are at 1..end-1
     cut: list[str]  # words beyond the encoder's length
 
@@ -36,16 +37,17 @@ def tokenize(tokenizer, prompt: str, known=()) -> Tokens:
         else:
             for word in piece.split():
                 units.append((word, tokenizer(word, add_special_tokens=False).input_ids, None))
-    room, ids, slots, cut = tokenizer.model_max_length - 2, [tokenizer.bos_token_id], [], []
+    room, ids, slots, words, cut = tokenizer.model_max_length - 2, [tokenizer.bos_token_id], [], [], []
     for word, word_ids, token in units:
         if cut or len(ids) - 1 + len(word_ids) > room:
             cut.append(word)
             continue
         slots += [(len(ids), token)] if token else []
+        words.append((word, len(ids), len(ids) + len(word_ids)))
         ids += word_ids
     end = len(ids)
     ids += [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * (room + 1 - end)
-    return Tokens(ids, tuple(slots), end, cut)
+    return Tokens(ids, tuple(slots), tuple(words), end, cut)
 
 
 def check_prompt(base, session, prompt: str) -> list[str]:

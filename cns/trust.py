@@ -33,7 +33,7 @@ def check_names(tensors: dict[str, Tensor], count: int, base) -> None:
         if kind == "concept":
             number, _, rest = rest.partition("/")
             known = re.fullmatch("0|[1-9][0-9]{0,3}", number) and int(number) < count
-            known = known and (rest in ("vector", "features", "picture") or rest.removeprefix("mask/") in base.weights)
+            known = known and (rest in ("vector", "features", "picture") or re.sub("^(mask|shared)/", "", rest) in base.weights)
         else:
             known = (kind == "general" and rest in base.weights) or (kind == "delta" and re.sub("/(index|value)$", "", rest) in base.weights)
         if not known:

@@ -45,6 +45,17 @@ def test_generate_without_a_session_draws_with_the_base(tiny, tmp_path):
     assert (tmp_path / "0.png").exists()
 
 
+def test_generate_with_regions_strengths_a_picture_and_the_overlay(tiny, tmp_path):
+    session, base, out = tmp_path / "s", ["--base", str(tiny / "base")], tmp_path / "out"
+    assert teach(tiny, session) == 0
+    (tmp_path / "l.json").write_text('[{"box": [0.5, 0, 1, 1], "words": "a cat"}]')
+    more = ["--region", "0,0,0.5,1: a <rex> dog", "--layout", str(tmp_path / "l.json"), "--image", str(tiny / "0.png"), "--image-strength", "0.9"]
+    argv = ["generate", *base, "--session", str(session), "--prompt", "a red house", "--strength", "rex=0.5", *more, "--overlay", "--out", str(out)]
+    assert main(argv) == 0
+    assert [p.name for p in sorted(out.iterdir())][:5] == ["0-01-a.png", "0-02-red.png", "0-03-house.png", "0-04-a.png", "0-05-cat.png"]
+    assert (out / "0.png").exists() and (out / "0-07-rex.png").exists()
+
+
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tiny, tmp_path, capsys):
     base = ["--base", str(tiny / "base")]
     session = tmp_path / "s"
@@ -52,6 +63,9 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tiny, tmp_path, capsys)
         "there is no session": ["info", *base, "--session", str(tmp_path / "none")],
         "was never taught": ["generate", *base, "--prompt", "a <max> dog", "--out", str(tmp_path)],
         "`count` is 99": ["generate", *base, "--prompt", "a dog", "--count", "99", "--out", str(tmp_path)],
+        "strength `rex` is not": ["generate", *base, "--prompt", "a dog", "--strength", "rex", "--out", str(tmp_path)],
+        "has no colon": ["generate", *base, "--prompt", "a dog", "--region", "0,0,1,1", "--out", str(tmp_path)],
+        "outside the canvas": ["generate", *base, "--prompt", "a dog", "--region", "0,0,2,1: a cat", "--out", str(tmp_path)],
         "could not be loaded": ["generate", "--base", str(tmp_path / "nothing-here"), "--prompt", "a dog", "--out", str(tmp_path)],
         "no diffusers pipeline": ["generate", "--base", str(tmp_path), "--prompt", "a dog", "--out", str(tmp_path)],
         "`steps` is 0": ["teach", *base, "--session", str(session), "--name", "a", "--class", "dog", "--steps", "0", str(tiny / "0.png")],
@@ -72,6 +86,38 @@ def test_teaching_a_name_twice_keeps_the_session(tiny, tmp_path, capsys):
     assert teach(tiny, tmp_path / "s") == 2
     assert "already taught" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
+
+
+def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys):
+    base, first, second = ["--base", str(tiny / "base")], tmp_path / "1", tmp_path / "2"
+    for session, name in ((first, "rex"), (first, "tom"), (second, "rex")):
+        assert teach(tiny, session, name=name) == 0
+
+    def said(*argv):
+        capsys.readouterr()
+        assert main([*argv, *base]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    both = ["merge", "--session", str(first), "--with", str(second), "--out", str(tmp_path / "both")]
+    assert main([*both, *base]) == 2 and "both sessions have a `<rex>`" in capsys.readouterr().err
+    assert "<rex> is now <max>" in said("rename", "--session", str(second), "--name", "rex", "--to", "max")
+    assert "<rex>, <tom>, <max> in" in said(*both)
+    assert main([*both, *base]) == 2 and "is there already" in capsys.readouterr().err
+    out = said("forget", "--session", str(tmp_path / "both"), "--name", "rex")
+    assert out.startswith("<rex> forgotten: ") and "<tom> no CLIP" in out and "<max> no CLIP" in out
+    assert "relative error" in said("export", "lora", "--session", str(tmp_path / "both"), "--rank", "2", "--out", str(tmp_path / "lora"))
+    assert "<tom>, <max> imported" in said("import", "--session", str(tmp_path / "again"), str(tmp_path / "lora"))
+    capsys.readouterr()
+    for argv, message in (
+        (["forget", "--session", str(first), "--name", "hut"], "`hut` was never taught"),
+        (["rename", "--session", str(first), "--name", "rex", "--to", "tom"], "already taught"),
+        (["export", "patch", "--session", str(first), "--out", str(second)], "is there already"),
+        (["import", "--session", str(first), str(second)], "is there already"),
+        (["import", "--session", str(tmp_path / "3"), str(tmp_path / "nothing")], "there is no folder"),
+    ):
+        assert main([*argv, *base]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1, err
 
 
 def test_a_pipeline_of_another_kind_is_refused_by_name(tmp_path, capsys):

@@ -26,7 +26,8 @@ def assert_same(a, b):
     for c, d in zip(a.concepts, b.concepts):
         assert (c.name, c.class_word, c.stats) == (d.name, d.class_word, d.stats)
         assert torch.equal(c.vector, d.vector) and c.picture.tobytes() == d.picture.tobytes()
-        assert c.mask.keys() == d.mask.keys() and all(torch.equal(c.mask[n], d.mask[n]) for n in c.mask)
+        for x, y in ((c.mask, d.mask), (c.shared, d.shared)):
+            assert x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x)
 
 
 def test_a_round_trip_to_disk_is_bit_exact(session, tiny_base, tmp_path):
@@ -78,6 +79,10 @@ def _first(tensors, end):
     return next(k for k in tensors if k.startswith("delta/") and k.endswith(end))
 
 
+def _shared(tensors):
+    return next(k for k in tensors if "/shared/" in k)
+
+
 DAMAGES = {
     "index out of bounds": lambda a, t: t[_first(t, "index")].__setitem__(-1, 10**6),
     "index negative": lambda a, t: t[_first(t, "index")].__setitem__(0, -1),
@@ -89,6 +94,10 @@ DAMAGES = {
     "embedding missing": lambda a, t: t.pop("concept/1/vector"),
     "picture is no PNG": lambda a, t: t.__setitem__("concept/0/picture", torch.zeros(9, dtype=torch.uint8)),
     "mask of another length": lambda a, t: t.__setitem__(next(k for k in t if "/mask/" in k), torch.zeros(99, dtype=torch.uint8)),
+    "increments of another length": lambda a, t: t.__setitem__(_shared(t), t[_shared(t)][:-1].clone()),
+    "increments not finite": lambda a, t: t[_shared(t)].__setitem__(0, float("inf")),
+    "increments that do not add up": lambda a, t: t[_shared(t)].add_(1),
+    "increments missing": lambda a, t: t.pop(_shared(t)),
     "concepts are no list": lambda a, t: a.__setitem__("concepts", 7),
     "no base": lambda a, t: a.pop("base"),
     "another tensor file": lambda a, t: None,
@@ -102,6 +111,13 @@ def test_a_damaged_session_is_refused_with_the_folders_name(session, tiny_base, 
     if damage == "another tensor file":
         next(tmp_path.glob("*.safetensors")).write_bytes(b"not safetensors")
     with pytest.raises(ValueError, match="damaged"):
+        cns.Session.load(tmp_path, tiny_base)
+
+
+def test_a_session_of_another_format_is_refused_by_its_number(session, tiny_base, tmp_path):
+    session.save(tmp_path)
+    _damage(tmp_path, lambda about, _: about.update(version=1))
+    with pytest.raises(ValueError, match="has format 1, this program reads 2"):
         cns.Session.load(tmp_path, tiny_base)
 
 

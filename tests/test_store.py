@@ -298,7 +298,7 @@ def test_forged_sessions_are_refused_or_can_be_drawn_shown_and_taught_further(to
         about, tensors = copy.deepcopy(tom.parts())
         forge(about, tensors, luck)
         try:
-            accepted.append(cns.Session.of(about, tensors, tiny_base))
+            accepted.append(cns.Session.read(about, tensors, tiny_base))
         except ValueError:
             continue
     assert 0 < len(accepted) < 1000

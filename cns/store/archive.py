@@ -49,7 +49,7 @@ def unpack(content: bytes, base) -> Session:
     """The inverse of `pack`. Raises ValueError for anything that is not whole, sound and of this base."""
     try:
         about, tensors = _open(content)
-        session = Session.of(about, tensors, base)
+        session = Session.read(about, tensors, base)
         if about.get("digest") != digest(session):
             raise Damaged("its digest is not that of what it holds")
     except Damaged as error:

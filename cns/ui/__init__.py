@@ -81,7 +81,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
             with gr.Tab("Generate", id="generate"):
                 generate.build(base, shared)
             with gr.Tab("Inspect Neurons", id="inspect"):
-                inspect.build(base, shared)
+                inspect.build(base, store, shared)
 
         def resume(key):
             session, note, key = None, "", key if is_key(key) else secrets.token_hex(16)

@@ -3,15 +3,20 @@
 import random
 import re
 from dataclasses import replace
+from functools import partial
 
 import gradio as gr
 
 from ..generation import GenerateSettings
+from ..images import load_images
+from ..regions import check_words
+from ..session import STRONGEST
 from ..text import TOKEN, check_prompt
-from . import gpu, html
+from . import gpu, html, regions
 from .common import Shared, spoken
 
 EXAMPLES = ("a small owl on a yellow background", "a teapot next to an owl, shaded style", "a large strawberry on a teal background")
+SWEEP = (0, 0.5, 1, 1.5)  # strengths
 SCENES = ("a {} on a teal background", "a small {} on a yellow background", "a {} next to a teapot")  # for what was just taught
 
 
@@ -27,34 +32,106 @@ def build(base, shared: Shared) -> None:
                 dice = gr.Button("New seed", size="sm", scale=0, min_width=90, elem_id="new-seed")
             bare = gr.Checkbox(label="Also draw the same seeds without what you taught", elem_id="bare")
             draw = gr.Button("Generate", variant="primary", elem_id="generate")
-            with gr.Accordion("Advanced", open=False):
-                negative = gr.Textbox(label="Negative prompt", placeholder="what to keep away from", max_lines=1, max_length=1000)
-                with gr.Row():
-                    steps = gr.Slider(1, 100, base.steps, step=1, label="Steps", min_width=120)
-                    guidance = gr.Slider(0, 20, base.guidance, step=0.5, label="Guidance", min_width=120)
+            image, *more = options(base, shared, lambda: inputs)
         with gr.Column(scale=6):
             note = gr.HTML(html.empty("Your pictures appear here."), elem_id="drawn")
             look = {"format": "png", "columns": 2, "object_fit": "contain", "visible": False, "show_label": False, "elem_classes": "cns-grid"}
             pictures = gr.Gallery(label="With what you taught", elem_id="pictures", **look)
             title = gr.Markdown("**The same seeds without what you taught**", visible=False)
             plain = gr.Gallery(label="The untaught model", elem_id="plain", **look)
+            where = gr.Checkbox(label="Show where each word of the first picture acted", visible=False, elem_id="where")
+            heat = gr.HTML(elem_id="heat")
+    inputs = [prompt, image, shared.session, count, seed, *more]
+    last = gr.State(None)  # (prompt, settings, picture to start from) of what is shown
 
     @spoken
-    def run(prompt, negative, count, seed, steps, guidance, bare, session):
-        settings = GenerateSettings(int(count), int(seed or 0), int(steps), float(guidance), negative or "")
-        cut = check_prompt(base, session, prompt)
-        if negative:
-            check_prompt(base, session, negative)
-        drawn, without = gpu.draw(prompt, session, settings), []
+    def run(bare, prompt, image, session, *how):
+        settings, start = asked(*how), started(image)
+        cut = check_prompt(base, session, prompt) + check_words(base, session, settings.regions)
+        if settings.negative:
+            check_prompt(base, session, settings.negative)
+        drawn, without = gpu.draw(prompt, session, settings, start), []
         if bare:
-            without = gpu.draw(untaught(prompt, session), None, replace(settings, negative=untaught(settings.negative, session)))
-        return described(prompt, settings, cut), shown(drawn, settings), gr.update(visible=bare), shown(without, settings)
+            without = gpu.draw(untaught(prompt, session), None, plainly(settings, session), start)
+        return (
+            described(prompt, settings, cut), shown(drawn, settings), gr.update(visible=bare), shown(without, settings),
+            gr.update(visible=True), (prompt, settings, start),
+        )  # fmt: skip
+
+    @spoken
+    def acted(asked_for, last, session):
+        if not asked_for or not last:
+            return ""
+        picture, heats = gpu.explain(last[0], session, *last[1:])
+        return html.strip([(h.over(html.enlarged(picture)), h.word) for h in heats])
 
     gr.on(
-        [draw.click, prompt.submit], run, [prompt, negative, count, seed, steps, guidance, bare, shared.session], [note, pictures, title, plain],
+        [draw.click, prompt.submit], run, [bare, *inputs], [note, pictures, title, plain, where, last],
         concurrency_id="draw", concurrency_limit=1, show_progress_on=[note], api_visibility="private",
-    )  # fmt: skip
+    ).success(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")  # fmt: skip
+    where.input(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")
     dice.click(lambda: random.randrange(2**31), None, [seed], queue=False, show_progress="hidden", api_visibility="private")
+
+
+def options(base, shared: Shared, inputs) -> list:
+    """What need not be touched, folded away: [image, strengths, negative, steps, guidance, share drawn anew, *regions]."""
+    with gr.Accordion("Strength of each concept", open=False, elem_id="strength"):
+        strengths = gr.State({})
+        sliders(shared, strengths, inputs)
+    boxes = regions.build()
+    with gr.Accordion("Advanced", open=False):
+        negative = gr.Textbox(label="Negative prompt", placeholder="what to keep away from", max_lines=1, max_length=1000)
+        with gr.Row():
+            steps = gr.Slider(1, 100, base.steps, step=1, label="Steps", min_width=120)
+            guidance = gr.Slider(0, 20, base.guidance, step=0.5, label="Guidance", min_width=120)
+        with gr.Row():
+            image = gr.Image(label="A picture to start from", type="filepath", height=150, format="png", buttons=[], elem_id="start")
+            anew = gr.Slider(5, 100, 60, step=5, label="How much of it is drawn anew [%]", min_width=120)
+    return [image, strengths, negative, steps, guidance, anew, *boxes]
+
+
+def sliders(shared: Shared, strengths: gr.State, inputs) -> None:
+    """One slider for each concept, and a button that draws the prompt at four strengths of it."""
+
+    @gr.render(inputs=[shared.known])
+    def rows(known):
+        if not known:
+            gr.HTML('<p class="cns-note">A slider for each thing that you teach appears here.</p>')
+        for words in known:
+            name = words.split()[0].strip("<>")
+            with gr.Row():
+                slider = gr.Slider(0, 100 * STRONGEST, 100, step=5, label=f"<{name}> [%]", min_width=160, scale=3, elem_id=f"strength-{name}")
+                strip = gr.Button("Draw 0, 50, 100, 150 %", size="sm", min_width=140, scale=1)
+            drawn = gr.HTML()
+            slider.input(lambda v, kept, n=name: {**kept, n: v / 100}, [slider, strengths], [strengths], queue=False, show_progress="hidden", api_visibility="private")
+            strip.click(spoken(partial(sweep, name)), inputs(), [drawn], concurrency_id="draw", api_visibility="private")
+
+    shared.known.change(dict, None, [strengths], queue=False, api_visibility="private")
+
+
+def sweep(name: str, prompt, image, session, *how) -> str:
+    """The first picture at four strengths of one concept."""
+    settings, start = replace(asked(*how), count=1), started(image)
+    drawn = [(gpu.draw(prompt, session, replace(settings, strengths={**settings.strengths, name: s}), start)[0], f"{s:.0%}") for s in SWEEP]
+    return html.strip(drawn)
+
+
+def asked(count, seed, strengths, negative, steps, guidance, anew, *boxes) -> GenerateSettings:
+    """The page's values as settings."""
+    return GenerateSettings(
+        int(count), int(seed or 0), int(steps), float(guidance), negative or "", strengths, regions.regions(boxes), anew / 100
+    )
+
+
+def started(path: str | None):
+    """The picture to start from, None for none."""
+    return load_images([path])[0] if path else None
+
+
+def plainly(settings: GenerateSettings, session) -> GenerateSettings:
+    """The settings as the untaught base can read them."""
+    boxes = tuple(replace(r, words=untaught(r.words, session)) for r in settings.regions)
+    return replace(settings, negative=untaught(settings.negative, session), strengths={}, regions=boxes)
 
 
 def chips(prompt: gr.Textbox, shared: Shared) -> None:

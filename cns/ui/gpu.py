@@ -10,7 +10,7 @@ from pathlib import Path
 
 import spaces
 
-from .. import generation, teaching
+from .. import generation, owning, teaching
 
 FLAGS = Path(tempfile.mkdtemp(prefix="cns-run-"))
 _base = None  # set once before the app starts; workers inherit it
@@ -24,7 +24,7 @@ def use(base) -> None:
 
 
 def flag(run: str, what: str) -> Path:
-    """The file that says `what` ("keep" or "drop") to the teaching `run`. Raises ValueError for an id that we did not make."""
+    """The file that says `what` ("keep" or "drop") to the teaching `run`, or of it ("busy"). Raises ValueError for an id that we did not make."""
     if not re.fullmatch("[0-9a-f]{32}", run or ""):
         raise ValueError("this page has lost its session: reload it")
     return FLAGS / f"{run}.{what}"
@@ -45,14 +45,30 @@ def suggest(images):
 @spaces.GPU(duration=120)
 def teach(session, concept, settings, run, more=False):
     """Yields the core's events until the end or a stop."""
-    keep, drop = flag(run, "keep"), flag(run, "drop")
-    yield from teaching.teach(_base, session, concept, settings, more=more, should_stop=lambda: keep.exists() or drop.exists())
+    keep, drop, busy = (flag(run, what) for what in ("keep", "drop", "busy"))
+    busy.touch()
+    try:
+        yield from teaching.teach(_base, session, concept, settings, more=more, should_stop=lambda: keep.exists() or drop.exists())
+    finally:
+        busy.unlink(missing_ok=True)
 
 
 @spaces.GPU(duration=60)
-def draw(prompt, session, settings):
-    """Pictures of `prompt`."""
-    return generation.generate(_base, prompt, session, settings)
+def draw(prompt, session, settings, image=None):
+    """Pictures of `prompt`; `image`: a picture to start from."""
+    return generation.generate(_base, prompt, session, settings, image)
+
+
+@spaces.GPU(duration=60)
+def explain(prompt, session, settings, image=None):
+    """(the first picture of `prompt`, where each of its words acted)."""
+    return generation.explain(_base, prompt, session, settings, image)
+
+
+@spaces.GPU(duration=60)
+def compare(before, after):
+    """What the concepts that both sessions know lost or won."""
+    return owning.compared(_base, before, after)
 
 
 @spaces.GPU(duration=60)

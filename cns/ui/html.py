@@ -35,6 +35,11 @@ def empty(text: str) -> str:
     return f'<div class="cns-empty">{text}</div>'
 
 
+def note(text: str) -> str:
+    """A line in small print; nothing for no text."""
+    return f'<p class="cns-note">{esc(text)}</p>' if text else ""
+
+
 def facts(pairs) -> str:
     """Large figures with small labels."""
     return '<div class="cns-facts">' + "".join(f"<div><b>{esc(v)}</b><span>{esc(k)}</span></div>" for k, v in pairs) + "</div>"

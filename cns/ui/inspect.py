@@ -3,13 +3,13 @@
 import gradio as gr
 
 from .. import figures
-from . import gpu, html
+from . import gpu, html, owning
 from .common import Shared, spoken
 
 NOTHING = "Teach something first. Then this page shows which of the model's weights learned it, where they lie, and what the picture becomes without them."
 
 
-def build(base, shared: Shared) -> None:
+def build(base, store, shared: Shared) -> None:
     """Layout first, wiring below."""
     nothing = gr.HTML(html.empty(NOTHING))
     with gr.Column(visible=False) as page:
@@ -30,6 +30,7 @@ def build(base, shared: Shared) -> None:
         gr.Markdown("**Silence it.** The same seed, drawn with the concept's neurons and with the untaught model's values in their place.")
         quiet = gr.Button("Draw with and without its neurons", size="sm", elem_id="silence")
         pair = gr.HTML()
+        owning.build(base, store, shared, name)
 
     def refresh(session):
         names = [(c.words, c.name) for c in session.concepts] if session else []

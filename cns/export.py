@@ -1,0 +1,140 @@
+"""A session out to other programs: a diffusers pipeline, a dense patch with embeddings, a LoRA; and back in.
+
+    pipeline  a StableDiffusionPipeline folder whose tokenizer and text encoder know the tokens; any program can load it
+    patch     `<name>.diff.safetensors` under LoRA-style keys and one textual-inversion file for each concept, as A1111 and
+              ComfyUI read them; applied to the base it is the session but for rounding to fp16
+    lora      the same with the patch cut down to a low rank by singular values: smaller, and lossy by the error that is said
+    session   the session's own folder
+
+Each carries the session itself in `cns-session`, so that whatever was exported comes back bit for bit. A target is
+written beside its place and moved there whole.
+"""
+
+import copy
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .session import Session
+
+KINDS = ("pipeline", "patch", "lora", "session")
+INSIDE = "cns-session"  # where an export carries the session
+
+
+def export(base, session: Session, kind: str, out: str | Path, rank: int = 16) -> dict:
+    """Write `session` to the new folder `out` as one of `KINDS`. Returns what was written, and with which error, JSON-safe.
+
+    Raises ValueError for an unknown kind, an empty session or a bad rank, OSError when `out` is there or cannot be written.
+    """
+    session.check(base)
+    if kind not in KINDS:
+        raise ValueError(f"export `{kind}` is unknown: choose {', '.join(f'`{k}`' for k in KINDS)}")
+    if not session.concepts:
+        raise ValueError("the session knows nothing yet, so there is nothing to export: teach something first")
+    if not 1 <= rank <= max(map(_full_rank, base.weights.values())):
+        raise ValueError(f"`rank` is {rank}: choose 1 to {max(map(_full_rank, base.weights.values()))}")
+    about = {"kind": kind, "base": session.base_id, "revision": session.base_revision, "tokens": list(session.tokens)}
+    with _whole(Path(out)) as folder:
+        if kind == "session":
+            session.save(folder)
+        else:
+            session.save(folder / INSIDE)
+        if kind == "pipeline":
+            pipeline(base, session).save_pretrained(folder)
+        if kind == "patch":
+            save_file(patch(base, session), folder / "cns.diff.safetensors", {"base": session.base_id})
+        if kind == "lora":
+            tensors, about["relative_error"] = lora(base, session, rank)
+            about["rank"] = rank
+            save_file(tensors, folder / "cns.lora.safetensors", {"base": session.base_id, "relative_error": f"{about['relative_error']:.4f}"})
+        if kind in ("patch", "lora"):
+            for c in session.concepts:
+                save_file({c.token: c.vector[None].clone()}, folder / f"{c.name}.safetensors")
+        about["files"] = {str(f.relative_to(folder)): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
+        (folder / "cns-export.json").write_text(json.dumps(about, indent=1))
+    return about
+
+
+def load_export(folder: str | Path, base) -> Session:
+    """The session in a folder that `export` wrote. Raises FileNotFoundError when there is none, ValueError as `Session.load` does."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder `{folder}`: give the one that was exported")
+    return Session.load(folder / INSIDE if (folder / INSIDE).is_dir() else folder, base)
+
+
+def pipeline(base, session: Session):
+    """A copy of the base's pipeline that has learned: K and V written, tokens in the tokenizer, their embeddings in the text encoder."""
+    parts = dict(base.pipe.components)
+    tokenizer, text = copy.deepcopy(parts["tokenizer"]), copy.deepcopy(parts["text_encoder"])
+    if taken := [t for t in session.tokens if t in tokenizer.get_vocab()]:
+        raise ValueError(f"the base's tokenizer has a `{taken[0]}` of its own: rename the concept, then export it")
+    tokenizer.add_tokens(list(session.tokens))
+    text.resize_token_embeddings(max(len(tokenizer), base.embedding.num_embeddings), mean_resizing=False)
+    with torch.no_grad():
+        for token, vector in session.vectors.items():
+            rows = text.get_input_embeddings().weight
+            rows[tokenizer.convert_tokens_to_ids(token)] = vector.to(rows)
+    with session.on(base):
+        unet = copy.deepcopy(parts["unet"])
+    return type(base.pipe)(**{**parts, "tokenizer": tokenizer, "text_encoder": text, "unet": unet}, requires_safety_checker=False)
+
+
+def patch(base, session: Session) -> dict[str, Tensor]:
+    """W - W0 as dense fp16 matrices [dout, din] under the keys of a LoRA file."""
+    out = {f"{_key(n)}.diff": _dense(base, session, n).half().contiguous() for n in session.delta.indices}
+    if wild := [k for k, t in out.items() if not torch.isfinite(t).all()]:
+        raise ValueError(f"`{wild[0]}` is beyond the range of fp16: the session changed the base too much to be exported as a patch")
+    return out
+
+
+def lora(base, session: Session, rank: int) -> tuple[dict[str, Tensor], float]:
+    """(down and up matrices whose product is W - W0 as nearly as `rank` allows, relative error ||dW - up down|| / ||dW||)."""
+    out, missed, total = {}, 0.0, 0.0
+    for n in session.delta.indices:
+        dense, r = _dense(base, session, n), min(rank, _full_rank(base.weights[n]))
+        u, s, v = torch.linalg.svd(dense, full_matrices=False)
+        up, down = (u[:, :r] * s[:r].sqrt()).half(), (s[:r].sqrt()[:, None] * v[:r]).half()
+        out |= {f"{_key(n)}.lora_up.weight": up.contiguous(), f"{_key(n)}.lora_down.weight": down.contiguous(), f"{_key(n)}.alpha": torch.tensor(float(r))}
+        missed += (dense - up.float() @ down.float()).square().sum().item()
+        total += dense.square().sum().item()
+    return out, (missed / total) ** 0.5 if total else 0.0
+
+
+def _key(name: str) -> str:
+    """`down_blocks.0...attn2.to_k.weight` -> `lora_unet_down_blocks_0_..._attn2_to_k`."""
+    return "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+
+
+def _dense(base, session: Session, name: str) -> Tensor:
+    flat = torch.zeros(base.weights[name].numel())
+    flat[session.delta.indices[name]] = session.delta.values[name]
+    return flat.view(base.weights[name].shape)
+
+
+def _full_rank(weight: Tensor) -> int:
+    return min(weight.shape)
+
+
+@contextmanager
+def _whole(out: Path):
+    """Within: a new folder to fill, which becomes `out`; nothing is left behind when that fails."""
+    if out.exists() or out.is_symlink():
+        raise FileExistsError(f"`{out}` is there already: choose a new folder to export to")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(out)
+    except PermissionError:
+        raise PermissionError(f"`{out}` cannot be written: choose a folder that you may write to") from None
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OSError(f"`{out}` cannot be made ({error.strerror}): choose a new folder to export to") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

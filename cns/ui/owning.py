@@ -1,0 +1,97 @@
+"""The "Own it" part of the Inspect tab: call a concept otherwise, take it out again, carry the session away."""
+
+import shutil
+from pathlib import Path
+
+import gradio as gr
+
+from .. import owning
+from ..export import export
+from ..session import Session
+from . import gpu, html
+from .common import Shared, spoken
+from .teach import keep_session
+
+KINDS = {
+    "The session, to import it elsewhere": "session",
+    "A patch and embeddings for A1111 and ComfyUI, exact": "patch",
+    "A LoRA and embeddings, smaller, with an error": "lora",
+}
+
+
+def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
+    """Layout first, wiring below. `name` holds the concept that is looked at."""
+    gr.Markdown("**Own it.** A concept can be called otherwise or taken out again: where no other uses a weight, the untaught value returns bit for bit.")
+    with gr.Row():
+        to = gr.Textbox(label="New name", placeholder="max", max_lines=1, max_length=64, min_width=120, elem_id="new-name")
+        rename = gr.Button("Rename it", size="sm", min_width=90, elem_id="rename")
+        forget = gr.Button("Forget it", size="sm", min_width=90, variant="stop", elem_id="forget")
+    lost = gr.HTML(elem_id="lost")
+    with gr.Row():
+        kind = gr.Dropdown(list(KINDS.items()), value="session", label="Take it with you", scale=3, elem_id="export-kind")
+        rank = gr.Number(16, label="Rank of the LoRA", precision=0, minimum=1, visible=False, min_width=90)
+        make = gr.Button("Make the file", size="sm", min_width=90, elem_id="export")
+        file = gr.DownloadButton("Download", size="sm", visible=False, min_width=90, elem_id="exported")
+    error = gr.HTML(elem_id="export-error")
+
+    @spoken
+    def renamed(session, name, to, run_id, key):
+        _idle(session, name, run_id)
+        new = owning.rename(session, name, to)
+        return "", "", *changed(new, key)
+
+    @spoken
+    def forgotten(session, name, run_id, key):
+        _idle(session, name, run_id)
+        new = owning.forget(session, name)
+        changes = gpu.compare(session, new)
+        return told(session, new, name, changes), *changed(new, key)
+
+    def changed(session, key):
+        return session, html.words(session), html.knows(session, base, keep_session(store, key, session))
+
+    @spoken
+    def made(session, kind, rank, run_id):
+        folder = gpu.flag(run_id, "export")  # one for each visitor: a newer export takes the place of the older
+        shutil.rmtree(folder, ignore_errors=True)
+        about = export(base, session or Session.new(base), kind, folder / "cns", int(rank or 0))
+        path = shutil.make_archive(str(folder / f"cns-{kind}"), "zip", folder / "cns")
+        shutil.rmtree(folder / "cns")
+        note = f"relative error {about['relative_error']:.1%} at rank {about['rank']}" if "relative_error" in about else ""
+        return gr.update(value=path, visible=True, label=f"Download {Path(path).name}"), html.note(note)
+
+    states = [shared.session, shared.known, shared.line]
+    look = {"api_visibility": "private", "concurrency_id": "draw"}
+    rename.click(renamed, [shared.session, name, to, shared.run, shared.key], [to, lost, *states], **look)
+    forget.click(
+        forgotten, [shared.session, name, shared.run, shared.key], [lost, *states],
+        js="(...inputs) => { if (!confirm('Forget this concept? Its share of the weights and its token go.')) throw new Error('kept'); return inputs; }", **look,
+    )  # fmt: skip
+    make.click(made, [shared.session, kind, rank, shared.run], [file, error], api_visibility="private")
+    kind.change(lambda k: (gr.update(visible=k == "lora"), gr.update(visible=False), ""), [kind], [rank, file, error], queue=False, api_visibility="private")
+    shared.known.change(lambda: (gr.update(visible=False), ""), None, [file, error], queue=False, api_visibility="private")
+
+
+def _idle(session, name, run_id) -> None:
+    """Raises ValueError when there is no concept, or when one is being taught to this very session."""
+    if not session or not name:
+        raise ValueError("there is no concept yet: teach one first")
+    if gpu.flag(run_id, "busy").exists():
+        raise ValueError("something is being taught right now: stop it or let it end first")
+
+
+def told(before, after, name: str, changes) -> str:
+    """What became of the weights, and every other concept before and after."""
+    freed = len(before.delta) - len(after.delta)
+    head = f"<h3>{html.esc(before.concept(name).token)} is forgotten</h3>" + html.facts(
+        [("weights are the untaught model's again", f"{freed:,}"), ("were shared: the others' share stays", f"{_shared(before, name):,}")]
+    )
+    rows = (
+        f"<div><b>{html.esc(c.token)}</b>" + html.strip([(c.before, f"before {html.score(c.clip_i_before)}"), (c.after, f"after {html.score(c.clip_i_after)}")]) + "</div>"
+        for c in changes
+    )
+    return head + (f'<p class="cns-note">What the others lost:</p><div class="cns-memory">{"".join(rows)}</div>' if changes else "")
+
+
+def _shared(session, name: str) -> int:
+    return sum(len(own) for own in session.concept(name).shared.values())
