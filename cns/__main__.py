@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("info", _info, "Say what a session knows and what it changed.")
     sub.add_argument("--json", action="store_true")
     sub = command("bench", _bench, "Measure on this machine.", session=None)
-    sub.add_argument("what", choices=["speed"])
+    sub.add_argument("what", choices=["speed", "store"])
     return parser
 
 
@@ -126,6 +126,11 @@ def _info(args):
 
 
 def _bench(args):
+    if args.what == "store":
+        from .bench_store import store
+
+        store(args.base)
+        return
     from .bench import speed
 
     speed(args.base)
