@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("import", _import, "Make a session of a folder that was exported.")
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "Measure on this machine.", session=None)
-    sub.add_argument("what", choices=["speed"])
+    sub.add_argument("what", choices=["speed", "store"])
     return parser
 
 
@@ -231,6 +231,11 @@ def _import(args):
 
 
 def _bench(args):
+    if args.what == "store":
+        from .bench_store import store
+
+        store(args.base)
+        return
     from .bench import speed
 
     speed(args.base)

@@ -15,7 +15,7 @@ from cns.bench import ROOT
 from cns.store import LocalStore
 from cns.ui import build, generate, gpu, html
 from cns.ui.common import message, spoken
-from cns.ui.teach import free_name, keep_session, ready_concepts
+from cns.ui.teach import free_name, ready_concepts
 
 RUN = "0123456789abcdef" * 2
 
@@ -156,20 +156,6 @@ def test_suggestions_are_empty_without_a_clip(on_gpu):
 )
 def test_the_untaught_prompt_has_class_words_for_tokens(tiny_base, concept, prompt, wanted):
     assert generate.untaught(prompt, taught(tiny_base, concept)) == wanted
-
-
-def test_saving_says_what_happened(tiny_base, concept, tmp_path, monkeypatch):
-    session, store = taught(tiny_base, concept), LocalStore(tmp_path)
-    assert keep_session(store, RUN, session) == "saved"
-    assert store.load(RUN, tiny_base).tokens == ("<rex>",)
-    assert "not saved" in keep_session(None, RUN, session)
-    assert keep_session(store, "no key", session).startswith("not saved: this is no session key")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    assert "No space left" in keep_session(store, RUN, session)
 
 
 def test_ready_concepts_are_found_with_their_pictures(tmp_path):

@@ -227,7 +227,7 @@ def test_a_cached_copy_or_an_invalid_token_opens_nothing(opened, rex, tiny_base)
     assert opened("hf_stranger", journal="a-third").load(KEY, tiny_base) is None
 
 
-def test_every_read_is_pinned_to_a_full_sha(hub, opened, rex, tiny_base):
+def test_every_read_is_pinned_to_a_full_sha_and_takes_four_requests(hub, opened, rex, tiny_base):
     store = opened()
     store.save(KEY, rex)
     saved(store)
@@ -235,6 +235,7 @@ def test_every_read_is_pinned_to_a_full_sha(hub, opened, rex, tiny_base):
     store.load(KEY, tiny_base)
     for _, path in hub.seen:
         assert path == f"/api/datasets/{REPO}" or hub.head(REPO).oid in path
+    assert len(hub.seen) == 4
 
 
 def test_a_file_that_changed_on_its_way_is_refused(hub, opened, rex, tiny_base):

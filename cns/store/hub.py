@@ -25,6 +25,7 @@ from .versions import PATTERN, UTC, State, Store, Version, check_key, folder_nam
 
 KEEP = 10  # versions of a session: 10,000 sessions then stay near the 100,000 files that the Hub recommends for a repo
 BATCH = 100  # sessions in one commit
+INTERVAL = 30.0  # seconds between two commits
 REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 TRIES = 8  # of one batch, when others commit at the same time
 LONGEST = 600.0  # seconds between tries while the Hub refuses
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 class HubStore(LocalStore):
     """A `LocalStore` of what waits (the journal), in front of the repo. `interval` [s] is the shortest time between two commits."""
 
-    def __init__(self, repo: str, journal: str | Path, *, api: HfApi | None = None, interval: float = 30.0, keep: int = KEEP):
+    def __init__(self, repo: str, journal: str | Path, *, api: HfApi | None = None, interval: float = INTERVAL, keep: int = KEEP):
         if not REPO.fullmatch(repo):
             raise ValueError(f"`hub:{repo}` names no dataset repo: write `hub:owner/name`")
         super().__init__(journal, keep)

@@ -23,7 +23,7 @@ def build(base, store, shared: Shared) -> None:
     kept = gr.HTML(elem_id="kept")
     retry = gr.Button("Try to save again", size="sm", visible=False, elem_id="retry-save")
     timer = gr.Timer(POLL, active=False)
-    with gr.Accordion("Your session: history, download, another device", open=False, elem_id="your-session") as panel:
+    with gr.Accordion("Your session", open=False, elem_id="your-session") as panel:
         gr.Markdown(about(store))
         with gr.Row(visible=bool(store)):
             history = gr.Dropdown(label="History, the newest first", choices=[], scale=3, elem_id="history")
@@ -37,7 +37,8 @@ def build(base, store, shared: Shared) -> None:
             mine = gr.Textbox(label="Resume key of this session: whoever has it can open it", type="password", interactive=False, buttons=["copy"], elem_id="my-key")
             other = gr.Textbox(label="Resume key of another one", type="password", max_length=64, elem_id="other-key")
             enter = gr.Button("Open", size="sm", scale=0, min_width=90, elem_id="open-key")
-        delete = gr.Button("Delete my session", size="sm", variant="stop", visible=bool(store), elem_id="delete")
+        with gr.Row(visible=bool(store)):
+            delete = gr.Button("Delete my session", size="sm", variant="stop", scale=0, min_width=160, elem_id="delete")
         left = gr.HTML(elem_id="what-remains")
     shared.asleep += [undo, back, upload, enter, delete]
 
