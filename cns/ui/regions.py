@@ -43,14 +43,14 @@ def build() -> list:
         return *out, drawn([(box, words) for box, words in found]), gr.update(visible=bool(found))
 
     def choose(name, *values):
-        return filled(list(zip(PRESETS.get(name, ()), [*values[::2]])))
+        return filled([(box, words or "") for box, words in zip(PRESETS.get(name, ()), values[::2])])
 
     @spoken
     def opened(path):
         return None, *filled([(r.box, r.words) for r in load_layout(path)])
 
     def look(*values):
-        return drawn([([float(v) for v in _numbers(b)], w) for w, b in zip(values[::2], values[1::2]) if b and _numbers(b)])
+        return drawn([([float(v) for v in _numbers(b)], w or "") for w, b in zip(values[::2], values[1::2]) if b and _numbers(b)])
 
     @spoken
     def kept(*values):
