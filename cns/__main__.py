@@ -232,11 +232,11 @@ def _import(args):
 
 def _bench(args):
     if args.what == "store":
-        from .bench_store import store
+        from .bench.store import store
 
         store(args.base)
         return
-    from .bench import speed
+    from .bench.speed import speed
 
     speed(args.base)
 

@@ -1,8 +1,8 @@
 import random
 
 import cns
-from cns import bench_store
-from cns.bench_store import YEAR, arrivals, crowd, play
+from cns.bench import store as bench_store
+from cns.bench.store import YEAR, arrivals, crowd, play
 from conftest import picture, taught
 
 

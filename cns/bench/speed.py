@@ -6,19 +6,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from pathlib import Path
 
 import torch
 
-from .base import load_base
-from .concept import Concept
-from .generation import GenerateSettings, generate
-from .images import load_images
-from .selection import select_base, select_general
-from .session import Session
-from .teaching import TeachSettings, remember, teach
-
-ROOT = Path(__file__).parent.parent
+from ..base import load_base
+from ..generation import GenerateSettings, generate
+from ..selection import select_base, select_general
+from ..session import Session
+from ..teaching import TeachSettings, remember, teach
+from . import ROOT, ready_concepts, row
 
 
 def median_ms(run, times: int = 5) -> float:
@@ -30,17 +26,6 @@ def median_ms(run, times: int = 5) -> float:
         run()
         taken.append(1000 * (time.perf_counter() - start))
     return sorted(taken)[times // 2]
-
-
-def ready_concepts(limit: int) -> list[Concept]:
-    """The first ready concepts in `assets/concepts`."""
-    import json
-
-    found = sorted((ROOT / "assets/concepts").glob("*/concept.json"))[:limit]
-    if not found:
-        raise ValueError(f"`{ROOT / 'assets/concepts'}` holds no ready concept to teach: restore assets/ from the repository")
-    about = [(f.parent, json.loads(f.read_text())) for f in found]
-    return [Concept(a["name"], a["class_word"], load_images([folder / i for i in a["images"]])) for folder, a in about]
 
 
 def speed(source: str | None) -> None:
@@ -74,11 +59,6 @@ def speed(source: str | None) -> None:
     if (ROOT / "app.py").exists():
         row("app ready", app_ready(source), "s")
     row("peak memory of this process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MiB")
-
-
-def row(what: str, value: float, unit: str) -> None:
-    """One aligned line."""
-    print(f"{what:<58}{value:>14,.1f} {unit}" if unit != "bytes" else f"{what:<58}{value:>14,} {unit}", flush=True)
 
 
 def app_ready(source: str | None, port: int = 7899) -> float:

@@ -11,13 +11,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from .base import load_base
-from .bench import median_ms, ready_concepts, row
-from .session import Session
-from .store import LocalStore, pack, unpack
-from .store.hub import BATCH, INTERVAL, KEEP
-from .store.versions import EMPTY, folder_name
-from .teaching import TeachSettings, teach
+from ..base import load_base
+from ..session import Session
+from ..store import LocalStore, pack, unpack
+from ..store.hub import BATCH, INTERVAL, KEEP
+from ..store.versions import EMPTY, folder_name
+from ..teaching import TeachSettings, teach
+from . import ready_concepts, row
+from .speed import median_ms
 
 SESSIONS = 10_000
 TEACHINGS = 12  # of one session in a year

@@ -1,0 +1,28 @@
+"""Measuring: what things cost on this machine (`speed`, `store`), and what the method is worth beside the others (`continual`)."""
+
+import json
+from pathlib import Path
+
+from ..concept import Concept
+from ..images import load_images
+
+ROOT = Path(__file__).parents[2]
+
+
+def concept_in(folder: Path) -> Concept:
+    """The concept that `folder` holds: pictures and `concept.json`."""
+    about = json.loads((folder / "concept.json").read_text())
+    return Concept(about["name"], about["class_word"], load_images([folder / i for i in about["images"]]))
+
+
+def ready_concepts(limit: int) -> list[Concept]:
+    """The first ready concepts in `assets/concepts`."""
+    found = sorted((ROOT / "assets/concepts").glob("*/concept.json"))[:limit]
+    if not found:
+        raise ValueError(f"`{ROOT / 'assets/concepts'}` holds no ready concept to teach: restore assets/ from the repository")
+    return [concept_in(f.parent) for f in found]
+
+
+def row(what: str, value: float, unit: str) -> None:
+    """One aligned line."""
+    print(f"{what:<58}{value:>14,.1f} {unit}" if unit != "bytes" else f"{what:<58}{value:>14,} {unit}", flush=True)
