@@ -4,8 +4,8 @@ import argparse
 import os
 import sys
 
-import spaces  # noqa: F401  before torch: ZeroGPU patches it
 import gradio as gr
+import spaces  # noqa: F401  before torch: ZeroGPU patches it
 
 from cns.ui import LOOK, build
 

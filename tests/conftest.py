@@ -15,7 +15,7 @@ import cns
 from cns.base import Base, Card
 from cns.starter.nets import tokenizer
 
-WORDS = "a an photo of dog cat face small large on red blue teal background next to the picture drawing house tree".split()
+WORDS = ["a", "an", "photo", "of", "dog", "cat", "face", "small", "large", "on", "red", "blue", "teal", "background", "next", "to", "the", "picture", "drawing", "house", "tree"]
 TEMPLATES = ("a {}", "a photo of a {}", "a small {} on a red background", "a picture of the {}")
 CALIBRATION = ("a dog", "a cat on a blue background", "a photo of a house", "a large tree next to a house", "a red house", "a small cat")
 

@@ -3,7 +3,15 @@ import torch
 from conftest import assert_unchanged, snapshot
 
 from cns.selection import (
-    Selection, attention_to_words, concept_rms, feature_rms, general_mask, importance, select_base, select_general, top,
+    Selection,
+    attention_to_words,
+    concept_rms,
+    feature_rms,
+    general_mask,
+    importance,
+    select_base,
+    select_general,
+    top,
 )  # fmt: skip
 from cns.text import encode
 
