@@ -6,11 +6,11 @@ from pathlib import Path
 import gradio as gr
 
 from .. import owning
+from ..concept import checked_name
 from ..export import export
 from ..session import Session
 from . import gpu, html
-from .common import Shared, spoken
-from .teach import keep_session
+from .common import Shared, keep_session, mark, spoken
 
 KINDS = {
     "The session, to import it elsewhere": "session",
@@ -38,17 +38,17 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
     def renamed(session, name, to, run_id, key):
         _idle(session, name, run_id)
         new = owning.rename(session, name, to)
-        return "", "", *changed(new, key)
+        return "", "", *changed(new, key, "rename", checked_name(to), session)
 
     @spoken
     def forgotten(session, name, run_id, key):
         _idle(session, name, run_id)
         new = owning.forget(session, name)
         changes = gpu.compare(session, new)
-        return told(session, new, name, changes), *changed(new, key)
+        return told(session, new, name, changes), *changed(new, key, "forget", name, session)
 
-    def changed(session, key):
-        return session, html.words(session), html.knows(session, base, keep_session(store, key, session))
+    def changed(session, key, *what):
+        return session, html.words(session), html.knows(session, base), mark(keep_session(store, key, session, *what))
 
     @spoken
     def made(session, kind, rank, run_id):
@@ -60,7 +60,7 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
         note = f"relative error {about['relative_error']:.1%} at rank {about['rank']}" if "relative_error" in about else ""
         return gr.update(value=path, visible=True, label=f"Download {Path(path).name}"), html.note(note)
 
-    states = [shared.session, shared.known, shared.line]
+    states = [shared.session, shared.known, shared.line, shared.kept]
     look = {"api_visibility": "private", "concurrency_id": "draw"}
     rename.click(renamed, [shared.session, name, to, shared.run, shared.key], [to, lost, *states], **look)
     forget.click(
