@@ -1,9 +1,10 @@
-"""The shell's door: `python -m cns teach|generate|inspect|info|forget|rename|merge|export|import|bench`. Exit 0: done; 2: bad input, said in one line."""
+"""The shell's door: `python -m cns teach|generate|inspect|info|forget|rename|merge|export|import|push|bench`. Exit 0: done; 2: bad input, said in one line."""
 
 import argparse
 import json
 import re
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("kind", choices=["pipeline", "patch", "lora", "session"], help="see README.md")
     sub.add_argument("--rank", type=int, default=16, help="of the LoRA's matrices (default: 16)")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
+    sub = command("push", _push, "Export a session to a model repo on the Hub, with a card that shows what it draws; HF_TOKEN must be set.")
+    sub.add_argument("kind", choices=["pipeline", "patch", "lora", "session"], help="see README.md")
+    sub.add_argument("--rank", type=int, default=16, help="of the LoRA's matrices (default: 16)")
+    sub.add_argument("--repo", required=True, metavar="OWNER/NAME", help="made when it is not there")
+    sub.add_argument("--public", action="store_true", help="make the new repo public (default: private)")
     sub = command("import", _import, "Make a session of a folder that was exported.")
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "Measure on this machine.", session=None)
@@ -219,6 +225,17 @@ def _export(args):
     about = export(base, session, args.kind, args.out, args.rank)
     error = f", relative error {about['relative_error']:.1%} at rank {about['rank']}" if "relative_error" in about else ""
     print(f"{', '.join(about['tokens'])} exported to `{args.out}`: {len(about['files'])} files, {sum(about['files'].values()):,} bytes{error}")
+
+
+def _push(args):
+    from . import export
+    from .store.push import check_target, push
+
+    check_target(args.repo)
+    base, session = _open(args)
+    with tempfile.TemporaryDirectory() as folder:
+        about = export(base, session, args.kind, Path(folder) / "cns", args.rank)
+        print(f"{', '.join(about['tokens'])} pushed to {push(Path(folder) / 'cns', session, about, args.repo, not args.public)}")
 
 
 def _import(args):

@@ -232,10 +232,11 @@ class Handler(BaseHTTPRequestHandler):
     def list_tree(self, repo: str, revision: str, folder: str | None = None):
         """Entries right below `folder`, at most three on a page."""
         tree, prefix = self.at(repo, revision).tree, f"{folder}/" if folder else ""
-        names = sorted({p[len(prefix) :].split("/")[0] for p in tree if p.startswith(prefix)})
+        query = parse_qs(urlsplit(self.path).query)
+        deep = query.get("recursive", ["false"])[0].lower() == "true"
+        names = sorted({p[len(prefix) :] if deep else p[len(prefix) :].split("/")[0] for p in tree if p.startswith(prefix)})
         if not names and folder:
             raise Refused(404, "EntryNotFound", f"{folder} does not exist on {revision}")
-        query = parse_qs(urlsplit(self.path).query)
         start = int(query.get("cursor", ["0"])[0])
         out = [self.entry(prefix + n, tree) for n in names[start : start + 3]]
         link = f'<{self.server.url}{urlsplit(self.path).path}?cursor={start + 3}>; rel="next"'
@@ -262,13 +263,13 @@ class Handler(BaseHTTPRequestHandler):
 
 REPO = "([^/]+/[^/]+)"
 ROUTES = {
-    f"/api/datasets/{REPO}": Handler.info,
-    f"/api/datasets/{REPO}/revision/([^/]+)": Handler.info,
-    f"/api/datasets/{REPO}/preupload/([^/]+)": Handler.preupload,
-    f"/datasets/{REPO}.git/info/lfs/objects/batch": Handler.batch,
-    f"/api/datasets/{REPO}/commit/([^/]+)": Handler.make_commit,
-    f"/api/datasets/{REPO}/tree/([^/]+)": Handler.list_tree,
-    f"/api/datasets/{REPO}/tree/([^/]+)/(.+)": Handler.list_tree,
-    f"/api/datasets/{REPO}/commits/([^/]+)": Handler.commits,
-    f"/datasets/{REPO}/resolve/([^/]+)/(.+)": Handler.resolve,
+    f"/api/(?:datasets|models)/{REPO}": Handler.info,
+    f"/api/(?:datasets|models)/{REPO}/revision/([^/]+)": Handler.info,
+    f"/api/(?:datasets|models)/{REPO}/preupload/([^/]+)": Handler.preupload,
+    f"/(?:datasets/)?{REPO}.git/info/lfs/objects/batch": Handler.batch,
+    f"/api/(?:datasets|models)/{REPO}/commit/([^/]+)": Handler.make_commit,
+    f"/api/(?:datasets|models)/{REPO}/tree/([^/]+)": Handler.list_tree,
+    f"/api/(?:datasets|models)/{REPO}/tree/([^/]+)/(.+)": Handler.list_tree,
+    f"/api/(?:datasets|models)/{REPO}/commits/([^/]+)": Handler.commits,
+    f"/(?:datasets/)?{REPO}/resolve/([^/]+)/(.+)": Handler.resolve,
 }

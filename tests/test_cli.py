@@ -69,6 +69,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tiny, tmp_path, capsys)
         "could not be loaded": ["generate", "--base", str(tmp_path / "nothing-here"), "--prompt", "a dog", "--out", str(tmp_path)],
         "no diffusers pipeline": ["generate", "--base", str(tmp_path), "--prompt", "a dog", "--out", str(tmp_path)],
         "`steps` is 0": ["teach", *base, "--session", str(session), "--name", "a", "--class", "dog", "--steps", "0", str(tiny / "0.png")],
+        "no model repo": ["push", "lora", *base, "--session", str(session), "--repo", "rex"],
         "the name is empty": ["teach", *base, "--session", str(session), "--name", "", "--class", "dog", str(tiny / "0.png")],
         "model_index.json": ["teach", *base, "--session", str(session), "--name", "a", "--class", "dog", str(tiny / "base/model_index.json")],
     }

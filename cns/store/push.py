@@ -1,0 +1,98 @@
+"""An exported folder in, a model repo on the Hub out, with a card that shows what it draws and how well."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from .hub import REPO
+
+CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+tags: [text-to-image, stable-diffusion, concept-neurons{tags}]
+---
+
+# {title}
+
+What CNS Studio (Concept Neuron Selection) taught to `{base}` (revision {revision}): {tokens}. {how}
+
+| | prompt | neurons | of the model | CLIP-I before | CLIP-I |
+|---|---|---|---|---|---|
+{rows}
+
+CLIP-I is the mean cosine of the CLIP embeddings of drawn pictures and of those that it was taught from, before and after. The pictures
+show what the model drew when each concept was just taught. `cns-session` holds the session itself: `python -m cns import` takes it in
+bit for bit.
+"""
+HOW = {
+    "pipeline": "The whole model: `StableDiffusionPipeline.from_pretrained(...)` loads it, and the tokens work in any prompt.",
+    "patch": "`cns.diff.safetensors` is a patch for A1111 and ComfyUI, to load as a LoRA at strength 1; the other files are the embeddings of the tokens.",
+    "lora": "`cns.lora.safetensors` is a LoRA of rank {rank} for A1111 and ComfyUI with a relative error of {relative_error:.1%}; the other files are the embeddings of the tokens.",
+    "session": "`python -m cns import` takes it in.",
+}
+
+
+def card(session, about: dict, repo: str) -> str:
+    """The model card of an export, as Markdown; its pictures lie in `samples`."""
+    rows = "\n".join(
+        f"| ![{c.name}](samples/{c.name}.png) | `{c.stats['prompt']}` | {c.stats['neurons']:,} | {c.stats['share_of_model']:.2%} | {_score(c.stats['clip_i_before'])} | {_score(c.stats['clip_i'])} |"
+        for c in session.concepts
+    )
+    tokens = ", ".join(f"`{c.token}` ({c.class_word})" for c in session.concepts)
+    return CARD.format(
+        title=repo.split("/")[1], base=about["base"], revision=about["revision"], tokens=tokens, rows=rows, how=HOW[about["kind"]].format(**about),
+        tags=", lora" if about["kind"] == "lora" else "",
+    )  # fmt: skip
+
+
+def _score(value: float | None) -> str:
+    return "no CLIP" if value is None else f"{value:.3f}"
+
+
+def check_target(repo: str, api: HfApi | None = None) -> None:
+    """Raises ValueError before any work is done for a bad name or a missing token."""
+    if not re.fullmatch(REPO, repo or ""):
+        raise ValueError(f"`{repo}` names no model repo: write `owner/name`")
+    if api is None and not get_token():
+        raise ValueError(f"pushing to `{repo}` needs a token that may write there: set `HF_TOKEN`")
+
+
+def push(folder: Path, session, about: dict, repo: str, private: bool = True, api: HfApi | None = None) -> str:
+    """Put `folder`, an export of `session`, into the model repo `repo` as one commit. Returns the repo's address.
+
+    Raises OSError when the Hub does not let us, FileExistsError when `repo` already holds something that is no export of ours.
+    """
+    check_target(repo, api)
+    api = api or HfApi()
+    for c in session.concepts:
+        (folder / "samples").mkdir(exist_ok=True)
+        c.picture.save(folder / "samples" / f"{c.name}.png")
+    (folder / "README.md").write_text(card(session, about, repo))
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        head = api.repo_info(repo).sha
+        there = set(api.list_repo_files(repo, revision=head)) - {".gitattributes", "README.md"}
+        if there and "cns-export.json" not in there:
+            raise FileExistsError(f"the model repo `{repo}` holds files that are no export of ours: choose a new name")
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Add {', '.join(session.tokens)}", delete_patterns="*", parent_commit=head)
+    except HfHubHTTPError as error:
+        raise OSError(_said(error, repo)) from None
+    except FileExistsError:
+        raise
+    except Exception as error:  # whichever of its libraries the client lets it come from
+        raise OSError(f"the Hub cannot be reached ({type(error).__name__}): check the network, and push again") from None
+    return f"{api.endpoint}/{repo}"
+
+
+def _said(error: HfHubHTTPError, repo: str) -> str:
+    """What happened and what to do, in one sentence without a token."""
+    status = error.response.status_code if error.response is not None else 0
+    if status == 403:
+        return f"the token may not write to the model repo `{repo}`: give it the scope to write there (a fine-grained token: write access to contents of repos)"
+    if status == 401 and not isinstance(error, RepositoryNotFoundError):
+        return "the Hub does not accept the token: set `HF_TOKEN` to one that is valid and may write"
+    if status in (401, 404):
+        return f"the model repo `{repo}` is not there, or the token may not see it: check its name"
+    return f"the Hub answers with error {status}: push again later"
