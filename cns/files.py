@@ -7,6 +7,7 @@ from pathlib import Path
 
 def write(path: Path, content: bytes) -> None:
     """`content` at `path`, atomically and durably. Raises OSError when the disk refuses; then nothing is left behind."""
+    new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{secrets.token_hex(8)}.part")
     try:
@@ -15,7 +16,8 @@ def write(path: Path, content: bytes) -> None:
             out.flush()
             os.fsync(out.fileno())
         os.replace(part, path)
-        flush(path.parent)
+        for folder in (path.parent, *(n.parent for n in new)):
+            flush(folder)
     finally:
         part.unlink(missing_ok=True)
 

@@ -173,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if not token.startswith("hf_oauth_"):
             raise Refused(401, "", "Invalid user token")
-        return 200, {"type": "user", "id": hashlib.sha256(token.encode()).hexdigest()[:24], "name": token.removeprefix("hf_oauth_")}, {}
+        return 200, {"type": "org" if token == "hf_oauth_org" else "user", "id": hashlib.sha256(token.encode()).hexdigest()[:24], "name": token.removeprefix("hf_oauth_")}, {}
 
     def at(self, repo: str, revision: str) -> Commit:
         commits = self.server.repos[repo]
@@ -230,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {"commitOid": oid, "commitUrl": f"{self.server.url}/datasets/{repo}/commit/{oid}"}, {}
 
     def list_tree(self, repo: str, revision: str, folder: str | None = None):
-        """Entries right below `folder`, at most three on a page."""
+        """Entries right below `folder`, or all of them, at most three on a page."""
         tree, prefix = self.at(repo, revision).tree, f"{folder}/" if folder else ""
         query = parse_qs(urlsplit(self.path).query)
         deep = query.get("recursive", ["false"])[0].lower() == "true"
@@ -239,7 +239,8 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404, "EntryNotFound", f"{folder} does not exist on {revision}")
         start = int(query.get("cursor", ["0"])[0])
         out = [self.entry(prefix + n, tree) for n in names[start : start + 3]]
-        link = f'<{self.server.url}{urlsplit(self.path).path}?cursor={start + 3}>; rel="next"'
+        more = f"&recursive={query['recursive'][0]}" if "recursive" in query else ""
+        link = f'<{self.server.url}{urlsplit(self.path).path}?cursor={start + 3}{more}>; rel="next"'
         return 200, out, {"Link": link} if start + 3 < len(names) else {}
 
     def entry(self, path: str, tree: dict) -> dict:

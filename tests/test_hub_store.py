@@ -1,6 +1,7 @@
 """Sessions on the Hub: the real client over HTTP against the stand-in of `hub.py`."""
 
 import itertools
+import os
 import time
 
 import pytest
@@ -10,9 +11,9 @@ from huggingface_hub import HfApi, constants
 from test_session import assert_same
 
 import cns
-from cns.store import HubStore
+from cns.store import HubStore, Version, archive
 from cns.store.hub import BATCH, HubRefuses
-from cns.store.versions import folder_name
+from cns.store.versions import Owned, folder_name
 
 REPO, KEY, OTHER = "me/sessions", "0123456789abcdef" * 2, "f" * 32
 
@@ -248,6 +249,108 @@ def test_a_file_that_changed_on_its_way_is_refused(hub, opened, rex, tiny_base):
     hub.commit(REPO, {**hub.head(REPO).tree, path: (bytes(content), True)}, "bad")
     with pytest.raises(ValueError, match="damaged"):
         store.load(KEY, tiny_base)
+
+
+def test_a_hub_that_never_answers_is_given_up_and_tried_again(hub, opened, rex, monkeypatch):
+    hub.create(REPO)
+    monkeypatch.setattr("cns.store.hub.TIMEOUT", 0.1)
+    hub.fail("POST", "/commit/", "slow")
+    store, seen = opened(), []
+    store.save(KEY, rex)
+    until(lambda: seen.append(store.state(KEY)) or seen[-1].kind == "saved")
+    assert any("cannot be reached" in s.text for s in seen)
+
+
+def test_a_listing_that_a_commit_overtook_is_read_again(hub, opened, rex, tom, tiny_base):
+    """Between the answer of the Hub and its use, the writer commits a newer version."""
+    store = opened()
+    store.save(KEY, rex, "teach", "rex")
+    saved(store)
+    ask = store._on_hub
+
+    def overtaken(folder):
+        answer = ask(folder)
+        if len(files_of(hub)) == 1:
+            store.save(KEY, tom, "teach", "tom", before=rex)
+            saved(store)
+        return answer
+
+    store._on_hub = overtaken
+    assert_same(tom, store.load(KEY, tiny_base))
+
+
+def test_what_is_known_is_not_asked_again_unless_somebody_else_wrote(hub, opened, rex, tom):
+    store, another = opened(), opened(journal="another-machine")
+    trees = lambda: [p for _, p in hub.seen if "/tree/" in p]  # noqa: E731
+    for session, before in ((rex, None), (tom, rex), (rex, tom)):
+        store.save(KEY, session, before=before)
+        saved(store)
+    assert len(trees()) == 1 and len(files_of(hub)) == 3
+    another.save(KEY, tom)
+    saved(another)
+    hub.seen.clear()
+    store.save(KEY, tom, before=rex)
+    saved(store)
+    assert len(trees()) == 2 and len(files_of(hub)) == 5  # two pages
+
+
+def test_named_sessions_are_listed_and_deleted_over_the_network(hub, opened, rex, tom, tiny_base):
+    store, mine, second = opened(), Owned("1", "dogs"), Owned("1", "cats")
+    assert store.named("1") == []
+    for session, key in ((rex, mine), (tom, second)):
+        for verb in ("teach", "keep"):
+            store.save(key, session, verb)
+    assert store.named("1") == ["cats", "dogs"]
+    for key in (mine, second):
+        saved(store, key)
+    elsewhere = opened(journal="another-machine")
+    assert elsewhere.named("1") == ["cats", "dogs"] and elsewhere.named("2") == []
+    assert_same(rex, elsewhere.load(mine, tiny_base))
+    elsewhere.delete(second)
+    assert elsewhere.named("1") == ["dogs"]
+    until(lambda: files_of(hub, second) == [])
+    assert store.named("1") == ["dogs"] and len(files_of(hub, mine)) == 2
+
+
+def test_deleting_takes_out_versions_of_a_clock_that_runs_ahead_and_what_is_taught_after_stays(hub, opened, rex, tom, tiny_base):
+    ahead = Version.of(archive.digest(rex)[:16], "0" * 16, "teach", "rex", None).name.replace("20", "29", 1)
+    store = opened(interval=0.3)
+    store.put(KEY, Version(ahead), archive.pack(rex))
+    saved(store)
+    store.delete(KEY)
+    version = store.save(KEY, tom)
+    assert_same(tom, store.load(KEY, tiny_base))
+    saved(store)
+    assert files_of(hub) == [version.name]
+
+
+def test_a_session_that_is_deleted_while_it_is_being_committed_holds_up_nobody(hub, opened, rex):
+    hub.create(REPO)
+    store = opened(interval=0.05)
+    make, deleted = store._operations, []
+
+    def meanwhile(waiting, head):
+        if not deleted:
+            store.save(OTHER, rex)
+            deleted.append(store.delete(KEY))
+        return make(waiting, head)
+
+    store._operations = meanwhile
+    states = []
+    store.save(KEY, rex)
+    until(lambda: states.append(store.state(OTHER).kind) or states[-1] == "saved")
+    assert "failed" not in states and files_of(hub) == [] and len(files_of(hub, OTHER)) == 1
+
+
+def test_unfinished_files_of_a_killed_process_are_swept_at_the_next_start(opened, rex):
+    store = opened()
+    parts = [store.path(KEY) / "a.part", store.folder / "drafts" / "ab" / "b.part"]
+    for part in parts:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(b"half")
+        os.utime(part, (0, 0))
+    opened()
+    assert not any(part.exists() for part in parts)
 
 
 def test_deleting_takes_the_session_out_and_what_is_taught_after_stays(hub, opened, rex, tom, tiny_base):

@@ -114,6 +114,20 @@ def test_the_panel_undoes_brings_back_carries_and_deletes(app, rex):
     assert "Nothing of it remains" in out[-1] and out[-2] != key and "Nothing taught yet" in tab.call("resume", key)[4]
 
 
+def test_renaming_and_forgetting_are_saved_said_and_undone(app, rex):
+    tab = Visitor(app)
+    key = tab.call("resume", "")[2]
+    tab.call("take_in", tab.upload(pack(rex)), None, key)
+    tab.call("refresh", None)
+    assert "&lt;max&gt; dog" in tab.call("renamed", None, "rex", " Max ", None, key)[4]
+    tab.call("refresh", None)
+    tab.call("forgotten", None, "max", None, key)
+    assert [c[0].split(": ")[1] for c in tab.call("look", key)[0]["choices"]] == ["forget max", "rename rex", "upload"]
+    assert "Nothing taught yet" in Visitor(app).call("resume", key)[4]
+    for name in ("max", "rex"):
+        assert f"&lt;{name}&gt; dog" in tab.call("take_back", None, key)[2]
+
+
 def test_a_bad_upload_is_refused_and_changes_nothing(app, rex):
     tab = Visitor(app)
     key = tab.call("resume", "")[2]

@@ -18,7 +18,7 @@ from test_session import assert_same
 import cns
 from cns import figures, trust
 from cns.store import Draft, LocalStore, State, Version, archive, open_store, pack, unpack
-from cns.store.versions import conflicts
+from cns.store.versions import Owned, conflicts, folder_name, owner_folder
 from cns.ui import html
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
@@ -85,6 +85,16 @@ def test_undo_after_bringing_back_goes_on_from_what_was_brought_back(store, rex,
     assert store.undo(KEY, back, tiny_base).concepts == ()
 
 
+def test_undo_takes_back_a_forgetting_and_then_the_teaching_before_it(store, rex, tom, tiny_base):
+    """Forgetting what was taught last gives the very session of before."""
+    store.save(KEY, rex, "teach", "rex")
+    store.save(KEY, tom, "teach", "tom", before=rex)
+    store.save(KEY, rex, "forget", "tom", before=tom)
+    assert_same(tom, store.undo(KEY, rex, tiny_base))
+    assert_same(rex, store.undo(KEY, tom, tiny_base))
+    assert store.undo(KEY, rex, tiny_base).concepts == ()
+
+
 def test_a_session_that_was_never_saved_becomes_a_version_before_the_next_one(store, rex, tom, tiny_base):
     store.save(KEY, tom, "teach", "tom", before=rex)
     assert [v.what for v in store.history(KEY)] == ["teach tom", "keep"]
@@ -106,6 +116,19 @@ def test_two_tabs_lose_nothing_and_the_history_shows_the_conflict(store, rex, to
     history = store.history(KEY)
     assert {v.what for v in conflicts(history)} == {"teach tom", "teach max"}
     assert [store.load(KEY, tiny_base, v.name).tokens for v in history] == [("<rex>", "<max>"), ("<rex>", "<tom>"), ("<rex>",)]
+
+
+def test_one_tab_alone_makes_no_conflict_whatever_it_does(store, rex, tom, tiny_base):
+    other = taught(tiny_base, cns.Concept("max", "house", [picture("blue")]), rex)
+    store.save(KEY, rex, "teach", "rex")
+    store.save(KEY, tom, "teach", "tom", before=rex)
+    store.undo(KEY, tom, tiny_base)
+    store.save(KEY, other, "teach", "max", before=rex)
+    store.undo(KEY, store.undo(KEY, other, tiny_base), tiny_base)
+    store.save(KEY, rex, "teach", "rex")
+    store.bring_back(KEY, store.history(KEY)[-2].name, rex, tiny_base)
+    store.save(KEY, tom, "keep", "", before=other)
+    assert conflicts(store.history(KEY)) == set()
 
 
 def test_many_writers_at_once_lose_nothing(store, rex, tom, tiny_base):
@@ -139,6 +162,45 @@ def test_deleting_removes_every_file_and_says_what_remains(store, rex, tmp_path,
     assert "Nothing of it remains" in store.delete(KEY)
     assert store.load(KEY, tiny_base) is None and store.draft(KEY) is None and store.load(OTHER, tiny_base).tokens == ("<rex>",)
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 1
+
+
+def test_what_a_killed_deletion_left_is_swept_with_the_next_change(store, rex, monkeypatch):
+    store.save(KEY, rex)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(OSError, match="can no longer be opened"):
+            store.delete(KEY)
+    assert store.history(KEY) == [] and len(list(store.folder.glob("deleted-*/*"))) == 1
+    store.save(OTHER, rex)
+    assert not list(store.folder.glob("deleted-*"))
+
+
+def test_new_folders_are_flushed_down_from_the_first_that_was_there(store, rex, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("cns.files.flush", flushed.append)
+    store.save(KEY, rex)
+    assert {store.path(KEY), store.path(KEY).parent, store.folder} <= {*flushed}
+
+
+def test_named_sessions_belong_to_their_owner_alone_and_no_key_reaches_them(store, rex, tom, tiny_base):
+    mine, second, theirs = Owned("1", "dogs"), Owned("1", "cats"), Owned("2", "dogs")
+    store.save(mine, rex)
+    store.save(theirs, tom)
+    assert store.named("1") == ["dogs"] and store.named("3") == [] == store.history(second)
+    store.save(second, tom)
+    assert store.named("1") == ["cats", "dogs"]
+    assert_same(rex, store.load(mine, tiny_base))
+    assert_same(tom, store.load(theirs, tiny_base))
+    for typed in (repr(mine), str(mine), "user 1", "user 1/dogs", folder_name(mine), owner_folder("1")):
+        assert store.load(typed, tiny_base) is None and store.history(typed) == []
+    store.delete(mine)
+    assert store.named("1") == ["cats"] and store.named("2") == ["dogs"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "A", "x" * 41, ".", "-", "a\n", "é"])
+def test_a_name_that_could_be_more_than_a_name_is_refused(name):
+    with pytest.raises(ValueError, match="cannot name a session"):
+        Owned("1", name)
 
 
 def test_a_draft_is_kept_until_it_is_dropped(store):

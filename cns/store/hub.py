@@ -8,20 +8,21 @@ twice changes nothing, as its file has a name of its own. The pictures of drafts
 import logging
 import random
 import re
+import secrets
 import tempfile
 import threading
 import time
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import disable_progress_bars, get_session
 
 from .. import files
 from .card import CARD
 from .local import LocalStore
-from .versions import PATTERN, UTC, State, Store, Version, check_key, folder_name, stamp
+from .versions import PATTERN, UTC, State, Store, Version, check_key, folder_name, owner_folder, stamp
 
 KEEP = 10  # versions of a session: 10,000 sessions then stay near the 100,000 files that the Hub recommends for a repo
 BATCH = 100  # sessions in one commit
@@ -29,6 +30,7 @@ INTERVAL = 30.0  # seconds between two commits
 REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 TRIES = 8  # of one batch, when others commit at the same time
 LONGEST = 600.0  # seconds between tries while the Hub refuses
+TIMEOUT = 60.0  # seconds without a byte: the client by itself waits for ever
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +43,7 @@ class HubStore(LocalStore):
         super().__init__(journal, keep)
         if api is None and not get_token():
             raise ValueError(f"`hub:{repo}` needs a token that may write to it: set `HF_TOKEN` (on a Space: as a secret)")
-        self.repo, self.interval, self.api = repo, interval, api or HfApi()
+        self.repo, self.interval, self._api = repo, interval, api or HfApi()
         self.folder.mkdir(parents=True, exist_ok=True)
         disable_progress_bars()  # a server's log has no use for them
         self._lock = threading.Lock()  # held while the journal's files are put, taken or counted
@@ -50,7 +52,10 @@ class HubStore(LocalStore):
         self._why = ""  # the last commit was refused
         self._names: dict[str, set[str]] = {}  # folder -> versions that were there when last looked at
         self._seen: dict[str, str] = {}  # folder -> full sha of a commit that holds them
+        self._head, self._sure = "", set()  # the newest commit known, and the folders whose `_names` are true there
         self._carded = False
+        for part in [*self.folder.glob("**/*.part")]:
+            self._sweep(part.parent)
         self._thread = threading.Thread(target=self._run, name="hub-writer", daemon=True)
         self._thread.start()
 
@@ -64,61 +69,72 @@ class HubStore(LocalStore):
         """The same after every start, as a Space's disk is empty then; it scrambles what browsers keep, and protects nothing."""
         return f"cns-studio {self.repo}"
 
-    def versions(self, key: str) -> list[Version]:
+    def versions(self, key) -> list[Version]:
         folder = folder_name(key)
-        there, sha = self._on_hub(folder)
-        with self._lock:
-            self._names[folder] = there
-            if there:
-                self._seen[folder] = sha
+        while True:
+            known = self._names.get(folder)
+            there, sha = self._on_hub(folder)
+            with self._lock:
+                if self._names.get(folder) is known:  # else a commit came between: what was read is old
+                    self._names[folder] = there
+                    if there:
+                        self._seen[folder] = sha
+                    break
         return self.known(key)
 
-    def known(self, key: str) -> list[Version]:
+    def known(self, key) -> list[Version]:
         """What was last seen on the Hub and what waits: saving asks nobody."""
         folder = folder_name(key)
         with self._lock:
-            deleted = self._deleted(folder)
-            kept = {n for n in self._names.get(folder, ()) if n > deleted}
-            return [Version(n) for n in kept | {v.name for v in super().versions(key)}]
+            there = set() if self._deleted(folder) else self._names.get(folder, set())
+            return [Version(n) for n in there | {v.name for v in super().versions(key)}]
 
-    def load(self, key: str, base, version: str | None = None):
+    def named(self, user: str) -> list[str]:
+        folder = owner_folder(user)
+        there, _ = self._on_hub(folder, recursive=True)
+        newest = {Path(n).parent.name: Path(n).name for n in sorted(there, key=lambda n: Path(n).name)}
+        with self._lock:
+            newest = {n: v for n, v in newest.items() if not self._deleted(f"{folder}/{n}")}
+            newest |= {p.parent.name: p.name for p in sorted((self.folder / folder).glob("*/*.safetensors"), key=lambda p: p.name)}
+        return sorted(newest, key=newest.get, reverse=True)
+
+    def load(self, key, base, version: str | None = None):
         return Store.load(self, key, base, version)
 
-    def read(self, key: str, name: str) -> bytes:
+    def read(self, key, name: str) -> bytes:
         try:
             return super().read(key, name)
         except FileNotFoundError:
             return self._download(folder_name(key), name)
 
-    def put(self, key: str, version: Version, content: bytes) -> None:
+    def put(self, key, version: Version, content: bytes) -> None:
         with self._lock:
             files.write(self.path(key) / version.name, content)
         self._wake.set()
 
-    def delete(self, key: str) -> str:
-        """Remove `key`'s versions with the next commit, and its draft now; says what remains."""
+    def delete(self, key) -> str:
+        """Remove `key`'s versions with the next commit, and its draft and what waits now; says what remains."""
         check_key(key)
         self.drop_draft(key)
         with self._lock:
-            waiting = LocalStore.versions(self, key)
-            now = max([datetime.now(UTC), *(v.when + timedelta(milliseconds=1) for v in waiting)])
-            files.write(self.path(key) / f"{stamp(now)}-deleted", b"")
-            for version in waiting:
+            files.write(self.path(key) / f"{stamp(datetime.now(UTC))}-{secrets.token_hex(4)}-deleted", b"")
+            for version in LocalStore.versions(self, key):
                 (self.path(key) / version.name).unlink(missing_ok=True)
+            files.flush(self.path(key))
         self._wake.set()
         return (
-            f"It is taken out of the newest state of the dataset `{self.repo}` within a minute. Earlier commits there still hold it until the owner purges them: "
-            "`HfApi().super_squash_history(repo, repo_type=\"dataset\")`, then `list_lfs_files` and `permanently_delete_lfs_files` for what no file names any more."
+            f"It is taken out of the newest state of the dataset `{self.repo}` within a minute, or as soon as the Hub answers. Earlier commits there still hold it until the owner "
+            'purges them: `HfApi().super_squash_history(repo, repo_type="dataset")`, then `list_lfs_files` and `permanently_delete_lfs_files` for what no file names any more.'
         )
 
-    def state(self, key: str) -> State:
+    def state(self, key) -> State:
         folder = folder_name(key)
         with self._lock:
             waits = any(self.path(key).glob("*Z-*")) if self.path(key).is_dir() else False
             if waits:
                 return State("failed", self._why) if self._why else State("saving", f"on its way to `{self.repo}`")
             sha = self._seen.get(folder)
-        return State("saved", f"commit {sha[:7]}", f"{self.api.endpoint}/datasets/{self.repo}/commit/{sha}") if sha else State("", "")
+        return State("saved", f"commit {sha[:7]}", f"{self._api.endpoint}/datasets/{self.repo}/commit/{sha}") if sha else State("", "")
 
     def retry(self) -> None:
         """Do not wait for the next try."""
@@ -133,7 +149,11 @@ class HubStore(LocalStore):
 
     # the Hub
 
-    def _head(self) -> str:
+    @property
+    def api(self) -> HfApi:
+        return limited(self._api)
+
+    def _newest(self) -> str:
         """The full sha of the repo's newest commit; the repo is made, private, when it is missing."""
         try:
             info = self.api.repo_info(self.repo, repo_type="dataset")
@@ -144,18 +164,19 @@ class HubStore(LocalStore):
             raise HubRefuses(f"the dataset `{self.repo}` is public, so everybody could read the sessions in it: make it private first")
         return info.sha
 
-    def _list(self, folder: str, sha: str) -> set[str]:
-        """Names of the versions in a session's folder at commit `sha`."""
+    def _list(self, folder: str, sha: str, recursive: bool = False) -> set[str]:
+        """Paths below `folder` of the versions in it at commit `sha`."""
         try:
-            entries = [*self.api.list_repo_tree(self.repo, f"sessions/{folder}", revision=sha, repo_type="dataset")]
+            entries = [*self.api.list_repo_tree(self.repo, f"sessions/{folder}", revision=sha, repo_type="dataset", recursive=recursive)]
         except EntryNotFoundError:
             return set()
-        return {n for e in entries if PATTERN.fullmatch(n := e.path.rsplit("/", 1)[-1])}
+        paths = (e.path.removeprefix(f"sessions/{folder}/") for e in entries)
+        return {p for p in paths if PATTERN.fullmatch(p.rsplit("/", 1)[-1])}
 
-    def _on_hub(self, folder: str) -> tuple[set[str], str]:
+    def _on_hub(self, folder: str, recursive: bool = False) -> tuple[set[str], str]:
         try:
             sha = self.api.repo_info(self.repo, repo_type="dataset").sha
-            return self._list(folder, sha), sha
+            return self._list(folder, sha, recursive), sha
         except Exception as error:
             if isinstance(error, RepositoryNotFoundError) and error.response.status_code == 404:
                 return set(), ""
@@ -170,9 +191,9 @@ class HubStore(LocalStore):
         except Exception as error:
             raise HubRefuses(explained(error, self.repo)) from None
 
-    def _deleted(self, folder: str) -> str:
-        """The time up to which everything in `folder` is to go; "" when nothing is."""
-        return max((p.name.removesuffix("-deleted") for p in (self.folder / folder).glob("*-deleted")), default="")
+    def _deleted(self, folder: str) -> bool:
+        """Whether everything that the repo holds in `folder` is to go."""
+        return any((self.folder / folder).glob("*-deleted"))
 
     # the writer
 
@@ -188,6 +209,9 @@ class HubStore(LocalStore):
                 self._commit(waiting)
                 failures, self._why, pause = 0, "", self.interval
             except Exception as error:  # whatever the network does, the thread lives on
+                self._sure.clear()
+                if not all((self.folder / folder / n).exists() for folder, names in waiting.items() for n in names):
+                    continue  # somebody deleted his session meanwhile: look again
                 failures += 1
                 self._why = explained(error, self.repo)
                 log.warning("not saved to the Hub: %s", self._why)
@@ -204,17 +228,20 @@ class HubStore(LocalStore):
             self._wake.clear()
 
     def _waiting(self) -> dict[str, list[str]]:
-        """{folder: files in the journal}, of the `BATCH` sessions that come first."""
+        """{folder: files in the journal}, of the `BATCH` sessions that wait longest."""
         with self._lock:
             found: dict[str, list[str]] = {}
-            for path in sorted(self.folder.glob("??/*/*Z-*")):
-                found.setdefault(f"{path.parent.parent.name}/{path.parent.name}", []).append(path.name)
+            for path in sorted(self.folder.glob("??/**/*Z-*"), key=lambda p: p.name):
+                found.setdefault(path.parent.relative_to(self.folder).as_posix(), []).append(path.name)
         return dict([*found.items()][:BATCH])
 
     def _commit(self, waiting: dict[str, list[str]]) -> None:
         """Everything in `waiting` as one commit on the newest one; again, after a moment, where another one came between."""
         for attempt in range(TRIES):
-            head = self._head()
+            head = self._newest()
+            if head != self._head:  # somebody else has written
+                self._sure.clear()
+                self._head = head
             operations, left = self._operations(waiting, head)
             try:
                 done = self.api.create_commit(
@@ -227,9 +254,11 @@ class HubStore(LocalStore):
                 time.sleep(random.uniform(0, min(2.0, self.interval) * (attempt + 1)))
         self._carded = True
         with self._lock:
+            self._head = done
             for folder, names in waiting.items():
                 self._names[folder] = left[folder]
                 self._seen[folder] = done
+                self._sure.add(folder)
                 for name in names:
                     (self.folder / folder / name).unlink(missing_ok=True)
 
@@ -238,13 +267,19 @@ class HubStore(LocalStore):
         self._carded = self._carded or self.api.file_exists(self.repo, "README.md", repo_type="dataset", revision=head)
         out, left = [] if self._carded else [CommitOperationAdd("README.md", CARD.encode())], {}
         for folder, names in waiting.items():
-            there, deleted = self._list(folder, head), max((n.removesuffix("-deleted") for n in names if n.endswith("-deleted")), default="")
-            new = [n for n in names if not n.endswith("-deleted") and n > deleted]
-            old = {n for n in there if n < deleted} | set(sorted({n for n in there if n > deleted} | {*new})[: -self.keep])
-            out += [CommitOperationAdd(f"sessions/{folder}/{n}", self.folder / folder / n) for n in new if n not in there | old]
-            left[folder] = (there | {*new}) - old
-            out += [CommitOperationDelete(f"sessions/{folder}/{n}") for n in sorted(old & there)]
+            there = self._names[folder] if folder in self._sure else self._list(folder, head)
+            new = {n for n in names if not n.endswith("-deleted")}
+            stay = new if len(new) < len(names) else there | new
+            left[folder] = {*sorted(stay)[-self.keep :]}
+            out += [CommitOperationAdd(f"sessions/{folder}/{n}", self.folder / folder / n) for n in sorted(left[folder] - there)]
+            out += [CommitOperationDelete(f"sessions/{folder}/{n}") for n in sorted(there - left[folder])]
         return out, left
+
+
+def limited(api: HfApi) -> HfApi:
+    """The client with a time limit."""
+    get_session().timeout = TIMEOUT
+    return api
 
 
 class HubRefuses(OSError):

@@ -68,8 +68,6 @@ def build(base, store, shared: Shared) -> None:
 
     @spoken
     def take_back(session, key):
-        if not session or not session.concepts:
-            raise ValueError("there is nothing to undo yet: teach something first")
         return changed(store.undo(key, session, base), "saved")
 
     @spoken
