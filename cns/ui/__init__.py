@@ -8,7 +8,7 @@ import secrets
 import gradio as gr
 
 from ..store.versions import is_key
-from . import generate, gpu, html, inspect, keeping, teach
+from . import api, generate, gpu, html, inspect, keeping, teach
 from .common import NO_STORE, Shared, mark, spoken
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
@@ -84,6 +84,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
                 generate.build(base, shared)
             with gr.Tab("Inspect Neurons", id="inspect"):
                 inspect.build(base, store, shared)
+        api.build(base, store)
 
         def resume(key):
             session, note, key = None, "", key if is_key(key) else secrets.token_hex(16)

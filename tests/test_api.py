@@ -1,0 +1,67 @@
+"""The running app as programs see it: through `gradio_client`, by the names of its endpoints."""
+
+import zipfile
+
+import pytest
+from conftest import picture
+from gradio_client import Client, handle_file
+from PIL import Image
+from test_keeping import app  # noqa: F401  a fixture
+
+from cns.ui.api import ENDPOINTS
+
+
+@pytest.fixture
+def client(app):  # noqa: F811
+    return Client(app.local_url, verbose=False)
+
+
+@pytest.fixture
+def images(tmp_path):
+    for colour in ("red", "brown"):
+        picture(colour).save(tmp_path / f"{colour}.png")
+    return [handle_file(tmp_path / f"{colour}.png") for colour in ("red", "brown")]
+
+
+def teach(client, images, key, name="rex"):
+    return client.predict(key, name, "dog", images, steps=3, api_name="/teach")
+
+
+def test_only_the_named_endpoints_are_offered_each_with_its_parameters(client):
+    offered = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert {name.strip("/") for name in offered} == {*ENDPOINTS}
+    assert [p["parameter_name"] for p in offered["/rename"]["parameters"]] == ["key", "name", "to"]
+    assert all(e["description"] for e in offered.values())
+
+
+def test_a_program_teaches_draws_inspects_and_owns_what_was_learned(client, images):
+    key = client.predict(api_name="/new_session")
+    about = teach(client, images, key)
+    assert about["kept"] == "saved" and [c["token"] for c in about["concepts"]] == ["<rex>"]
+    box = {"box": [0, 0, 0.5, 1], "words": "a <rex> dog"}
+    drawn = client.predict("a house", key, count=2, seed=7, steps=2, strengths={"rex": 0.5}, regions=[box], api_name="/generate")
+    assert [Image.open(p["path"] if isinstance(p, dict) else p).size for p in drawn] == [(32, 32)] * 2
+    assert [c["token"] for c in client.predict(key, "rex", "max", api_name="/rename")["concepts"]] == ["<max>"]
+    other = client.predict(api_name="/new_session")
+    teach(client, images, other, "tom")
+    assert [c["token"] for c in client.predict(key, other, api_name="/merge")["concepts"]] == ["<max>", "<tom>"]
+    assert [c["token"] for c in client.predict(key, ["tom", "max"], api_name="/reorder")["concepts"]] == ["<tom>", "<max>"]
+    file = client.predict(key, "patch", api_name="/export")
+    assert "cns.diff.safetensors" in zipfile.ZipFile(file["path"] if isinstance(file, dict) else file).namelist()
+    assert client.predict(key, "tom", api_name="/forget")["kept"] == "saved"
+    assert [c["token"] for c in client.predict(key, api_name="/inspect")["concepts"]] == ["<max>"]
+
+
+def test_bad_input_is_said_and_no_file_of_the_machine_is_read(client, images, tmp_path):
+    key = client.predict(api_name="/new_session")
+    cases = {
+        "No session was found": lambda: client.predict(key, api_name="/inspect"),
+        "is no session key": lambda: teach(client, images, "mine"),
+        "was never taught": lambda: client.predict("a <rex> dog", api_name="/generate"),
+        "are no uploaded files": lambda: teach(client, [{"path": str(tmp_path / "red.png")}], key),
+        "is too large to be sent": lambda: client.predict(key, "pipeline", api_name="/export"),
+        "outside the canvas": lambda: client.predict("a dog", regions=[{"box": [0, 0, 2, 1], "words": "a dog"}], api_name="/generate"),
+    }
+    for said, call in cases.items():
+        with pytest.raises(Exception, match=said):
+            call()
