@@ -109,7 +109,7 @@ def teach(
     settings, session = settings or TeachSettings.of(base), session or Session.new(base)
     yield TeachEvent("select", 0, settings.steps)
     began = time.monotonic()
-    run = _Teaching(base, session, concept, settings)
+    run = Teaching(base, session, concept, settings)
     stopped = False
     while run.step < settings.steps and not stopped:
         preview = None
@@ -131,10 +131,11 @@ def teach(
     yield TeachEvent("done", run.step, settings.steps, run.loss, 0.0, None, new, new.concept(concept.name), tuple(memories), before)
 
 
-class _Teaching:
+class Teaching:
     """One teaching in progress: latents, masks, and the optimizer over selected entries and the token alone."""
 
-    def __init__(self, base, session: Session, concept: Concept, settings: TeachSettings):
+    def __init__(self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None):
+        """`choose(base, masks)` may replace the concept's masks, for ablations."""
         self.base, self.session, self.concept, self.settings = base, session, concept, settings
         self.step, self.loss = 0, None
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -149,7 +150,8 @@ class _Teaching:
         if self.known:
             self.index, self.funnel, self.general = self.known.mask, self.known.stats["funnel"], session.general
         else:
-            self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in selection.concept.items()}  # flat int64 [k]
+            masks = choose(base, selection.concept) if choose else selection.concept
+            self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in masks.items()}  # flat int64 [k]
             self.funnel = {n: [int(selection.base[n].sum()), len(i), base.weights[n].numel()] for n, i in self.index.items()}
             self.general = {n: pack(m) for n, m in selection.general.items()}
         self.origin = {n: base.weights[n].detach().view(-1)[i.to(base.device)].float() for n, i in self.index.items()}  # W_0
@@ -157,11 +159,7 @@ class _Teaching:
         self.now = {n: w.clone() for n, w in self.start.items()}  # W, the trained values
         others = [c.mask for c in session.concepts if c is not self.known]
         self.shared = {n: torch.isin(i, torch.cat([i[:0], *(m[n] for m in others if n in m)])).to(base.device) for n, i in self.index.items()}
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(self.now.values()), "lr": settings.rate}, {"params": [self.vector], "lr": settings.token_rate}],
-            betas=(0.9, 0.99), weight_decay=0.0,
-        )  # fmt: skip
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda k: min(1, (k + 1) / 10) * max(0.0, 1 - k / settings.steps))
+        self.optimizer, self.schedule = optimizer(self.now.values(), [self.vector], settings)
 
     @property
     def vectors(self):
@@ -219,16 +217,7 @@ class _Teaching:
 
     def train_step(self):
         """One step of AdamW on a batch of noised latents with random captions."""
-        base, g, n = self.base, self.generator, self.settings.batch_size
-        schedule = base.pipe.scheduler
-        which = torch.randint(len(self.latents), (n,), generator=g)
-        z = self.latents[which]
-        t = (schedule.config.num_train_timesteps * torch.rand(n, generator=g) ** self.settings.noise_bias).long().to(base.device)
-        noise = torch.randn(z.shape, generator=g).to(z)
-        prompts = [self.captions[i][torch.randint(len(self.captions[i]), (), generator=g)] for i in which]
-        features, _ = encode(base, prompts, self.vectors)
-        noisy = schedule.add_noise(z, noise, t).to(features.dtype)
-        loss = F.mse_loss(base.pipe.unet(noisy, t, features).sample.float(), target(base, z, noise, t))
+        loss = denoising_loss(self.base, self.latents, self.captions, self.vectors, self.settings, self.generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is not finite at step {self.step + 1}: nothing was changed; teach again with a lower `rate` than {self.settings.rate}"
@@ -238,7 +227,7 @@ class _Teaching:
         self.optimizer.step()
         self.schedule.step()
         for name, index in self.index.items():
-            self.base.weights[name].data.view(-1)[index.to(base.device)] = self.now[name].to(self.base.weights[name].dtype)
+            self.base.weights[name].data.view(-1)[index.to(self.base.device)] = self.now[name].to(self.base.weights[name].dtype)
         self.step += 1
         self.loss = loss.item() if self.loss is None else 0.95 * self.loss + 0.05 * loss.item()
 
@@ -298,6 +287,26 @@ def captions(base, concept: Concept) -> list[list[str]]:
     texts = base.scorer.text_features([s.format(concept.class_word) for s in base.card.scenes])
     best = (base.scorer.image_features([square(i, base.size) for i in concept.images]) @ texts.T).argmax(1)
     return [neutral + [base.card.scenes[i].format(concept.words)] * len(neutral) for i in best]
+
+
+def optimizer(weights, vectors, settings: TeachSettings):
+    """(AdamW over `weights` and token `vectors`, its schedule: ten steps up, then straight down to nothing)."""
+    groups = [{"params": list(weights), "lr": settings.rate}, {"params": list(vectors), "lr": settings.token_rate}]
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
+    return adam, torch.optim.lr_scheduler.LambdaLR(adam, lambda k: min(1, (k + 1) / 10) * max(0.0, 1 - k / settings.steps))
+
+
+def denoising_loss(base, latents: Tensor, captions: list[list[str]], vectors, settings: TeachSettings, generator) -> Tensor:
+    """|| target - f(z_t, t, text) ||^2 of a batch of `latents` [k, c, h, w], noised, each with one of its captions."""
+    schedule, n = base.pipe.scheduler, settings.batch_size
+    which = torch.randint(len(latents), (n,), generator=generator)
+    z = latents[which]
+    t = (schedule.config.num_train_timesteps * torch.rand(n, generator=generator) ** settings.noise_bias).long().to(base.device)
+    noise = torch.randn(z.shape, generator=generator).to(z)
+    prompts = [captions[i][torch.randint(len(captions[i]), (), generator=generator)] for i in which]
+    features, _ = encode(base, prompts, vectors)
+    noisy = schedule.add_noise(z, noise, t).to(features.dtype)
+    return F.mse_loss(base.pipe.unet(noisy, t, features).sample.float(), target(base, z, noise, t))
 
 
 def target(base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:

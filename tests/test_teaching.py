@@ -60,7 +60,7 @@ def test_an_error_in_the_middle_leaves_the_base_as_it_was(tiny_base, concept, mo
     def broken(*_):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("cns.teaching._Teaching.draw", broken)
+    monkeypatch.setattr("cns.teaching.Teaching.draw", broken)
     with pytest.raises(RuntimeError, match="broken"):
         taught(tiny_base, concept, preview_every=3)
     assert_unchanged(tiny_base, before)

@@ -1,0 +1,404 @@
+"""The ways to teach one model a stream of concepts that CNS is measured against, each over CNS's own denoising loss and schedule.
+
+A `Method` is taught concept by concept; within `on(names)` the base draws as it learned to, for a prompt about `names`.
+All train the same token vectors from the same start on the same captions; they differ in which weights they train and in
+what ties these. `TUNED` holds what `python -m cns bench tune` found for each on the starter.
+"""
+
+import time
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .concept import Concept
+from .generation import GenerateSettings, sample
+from .images import to_pixels
+from .session import Session
+from .teaching import Teaching, TeachSettings, captions, class_embedding, denoising_loss, optimizer
+from .text import encode
+
+
+@contextmanager
+def dense(weights: dict[str, Tensor], values: dict[str, Tensor]):
+    """Within: the `weights` named in `values` hold these; after, also after an error, what they held, bit for bit."""
+    saved = {n: weights[n].data.clone() for n in values}
+    try:
+        for n, v in values.items():
+            weights[n].data.copy_(v)
+        yield
+    finally:
+        for n, w in saved.items():
+            weights[n].data.copy_(w)
+
+
+@contextmanager
+def trainable(weights):
+    """Within: gradients flow to these parameters."""
+    weights = list(weights)
+    try:
+        for w in weights:
+            w.requires_grad_(True)
+        yield weights
+    finally:
+        for w in weights:
+            w.requires_grad_(False)
+            w.grad = None
+
+
+def fit(base, concepts: list[Concept], weights, known: dict[str, Tensor], s: TeachSettings, penalty=None, prior=None) -> dict[str, Tensor]:
+    """Train `weights` in place and a new vector for each of `concepts`; returns the vectors by token.
+
+    `penalty()` is added to the loss; `prior` is (latents, captions) of the class, with the same weight as the concept's own.
+    """
+    generator = torch.Generator().manual_seed(s.seed)
+    latents = torch.cat([base.latents(to_pixels(c.images, base.size)) for c in concepts])
+    texts = [t for c in concepts for t in captions(base, c)]
+    new = {c.token: class_embedding(base, c).clone().requires_grad_() for c in concepts}
+    with trainable(weights) as parameters:
+        adam, schedule = optimizer(parameters, new.values(), s)
+        for _ in range(s.steps):
+            loss = denoising_loss(base, latents, texts, {**known, **new}, s, generator)
+            if prior:
+                loss = loss + denoising_loss(base, *prior, known, s, generator)
+            if penalty:
+                loss = loss + penalty()
+            adam.zero_grad(set_to_none=True)
+            loss.backward()
+            adam.step()
+            schedule.step()
+    return {t: v.detach() for t, v in new.items()}
+
+
+class Method:
+    """Sequential fine-tuning of `weights`; the others override what differs. This one, with none at all, is the untaught base."""
+
+    apart = False  # whether what is drawn of a concept never depends on later ones
+    together = True  # whether several concepts can be in one picture
+    fusion_s = 0.0  # what making one model of the parts took last time
+
+    def __init__(self, base, settings: TeachSettings):
+        self.base, self.settings = base, settings
+        self.vectors: dict[str, Tensor] = {}
+        self.now: dict[str, Tensor] = {}  # W, dense, of what was trained
+
+    def weights(self) -> dict[str, Tensor]:
+        return {}
+
+    def teach(self, concept: Concept) -> None:
+        self.train([concept])
+
+    def train(self, concepts: list[Concept], settings=None, penalty=None, prior=None) -> None:
+        weights = self.weights()
+        with self.base.lock, dense(weights, self.now), dense(weights, {n: w.data.clone() for n, w in weights.items()}):
+            self.vectors |= fit(self.base, concepts, weights.values(), self.vectors, settings or self.settings, penalty, prior)
+            self.now = {n: w.detach().clone() for n, w in weights.items()}
+
+    @contextmanager
+    def on(self, names=()):
+        with self.base.lock, dense(dict(self.base.pipe.unet.named_parameters()), self.now):
+            yield
+
+    def changed(self) -> float:
+        """Weights that differ from the base's, as a share of the model, for one concept."""
+        return sum(w.numel() for w in self.now.values()) / self.base.parameters
+
+    def bytes(self) -> int:
+        return sum(t.nbytes for t in (*self.now.values(), *self.vectors.values()))
+
+
+class Base(Method):
+    """The untaught base: a token means its class word."""
+
+    apart = True
+
+    def teach(self, concept):
+        self.vectors[concept.token] = class_embedding(self.base, concept)
+
+
+class TokenOnly(Method):
+    """Textual Inversion: the token's vector alone."""
+
+    apart = True
+
+
+class FinetuneKV(Method):
+    """All keys and values of the cross-attention."""
+
+    def weights(self):
+        return self.base.weights
+
+
+class FinetuneUnet(Method):
+    """All of the U-Net."""
+
+    def weights(self):
+        return dict(self.base.pipe.unet.named_parameters())
+
+
+class Ewc(FinetuneKV):
+    """Elastic weight consolidation: lambda sum_i F_i (W_i - W_i before)^2, F the earlier concepts' summed Fisher diagonals."""
+
+    def __init__(self, base, settings):
+        super().__init__(base, settings)
+        self.fisher: dict[str, Tensor] = {}
+
+    def teach(self, concept):
+        before, strength = self.now, self.settings.lambda_previous
+        held = [(w, before[n], self.fisher[n]) for n, w in self.weights().items() if n in self.fisher]
+        self.train([concept], penalty=lambda: strength * sum((f * (w - b).square()).sum() for w, b, f in held))
+        self._remember(concept)
+
+    def _remember(self, concept, batches: int = 8):
+        """Add the Fisher diagonal of this concept, scaled so that its mean is 1 over the first."""
+        latents, texts = self.base.latents(to_pixels(concept.images, self.base.size)), captions(self.base, concept)
+        generator, total = torch.Generator().manual_seed(self.settings.seed), {}
+        with self.on(), trainable(self.weights().values()):
+            for _ in range(batches):
+                denoising_loss(self.base, latents, texts, self.vectors, self.settings, generator).backward()
+                for n, w in self.weights().items():
+                    total[n] = total.get(n, 0) + w.grad.square()
+                    w.grad = None
+        if not self.fisher:
+            self.scale = sum(f.sum() for f in total.values()) / sum(f.numel() for f in total.values())
+        self.fisher = {n: self.fisher.get(n, 0) + f / self.scale for n, f in total.items()}
+
+    def bytes(self):
+        return super().bytes() + sum(f.nbytes for f in self.fisher.values())
+
+
+class CustomDiffusion(FinetuneKV):
+    """K/V for each concept from the base on, with pictures of the class to preserve it, then the paper's closed-form merge:
+
+    W = argmin ||(W - W_0) C_reg||, W c = W_concept c for the concepts' words c.
+    """
+
+    def __init__(self, base, settings):
+        super().__init__(base, settings)
+        self.parts: dict[str, dict[str, Tensor]] = {}  # W of each concept alone
+        self.words: dict[str, str] = {}
+
+    def teach(self, concept, pictures: int = 8):
+        prompt = f"a {concept.class_word}"
+        with self.base.lock:
+            drawn = sample(self.base, prompt, {}, GenerateSettings(count=pictures, seed=self.settings.seed, steps=10))
+            prior = self.base.latents(to_pixels(drawn, self.base.size)), [[prompt]] * pictures
+        self.now = {}
+        self.train([concept], prior=prior)
+        self.parts[concept.name], self.words[concept.name] = self.now, concept.words
+        began = time.perf_counter()
+        self.now = self.merged() if len(self.parts) > 1 else self.now
+        self.fusion_s = time.perf_counter() - began
+
+    @torch.no_grad()
+    def merged(self, ridge: float = 1e-3) -> dict[str, Tensor]:
+        reg, is_word = encode(self.base, list(self.base.card.calibration))
+        c_reg = reg[is_word].double()  # [m, din]
+        inverse = torch.linalg.inv(c_reg.T @ c_reg / len(c_reg) + ridge * torch.eye(c_reg.shape[1], dtype=torch.float64))
+        features = {n: (x := encode(self.base, [f"a {w}"], self.vectors))[0][x[1]].double() for n, w in self.words.items()}
+        c = torch.cat([*features.values()])  # [k, din]
+        d = inverse @ c.T  # [din, k]
+        solved = d @ torch.linalg.inv(c @ d + ridge * torch.eye(len(c), dtype=torch.float64))  # [din, k]
+        out = {}
+        for n, w in self.base.weights.items():
+            wanted = torch.cat([features[j] @ (self.parts[j][n] - w).double().T for j in features])  # dW c of each concept's own, [k, dout]
+            out[n] = w + (solved @ wanted).T.float()
+        return out
+
+    def bytes(self):
+        return sum(t.nbytes for t in (*self.vectors.values(), *(w for p in self.parts.values() for w in p.values())))
+
+
+class Joint(FinetuneKV):
+    """All concepts at once, as often as in a stream: what no continual method can have."""
+
+    def teach_all(self, concepts):
+        s = self.settings
+        self.train(concepts, TeachSettings(**{**vars(s), "steps": min(5000, s.steps * len(concepts))}))
+
+
+class Lora(Method):
+    """A LoRA on every key and value for each concept (peft), `fused` by one of peft's ways or (None) put on alone."""
+
+    rank, fused = 8, None
+
+    def __init__(self, base, settings):
+        super().__init__(base, settings)
+        self.apart, self.together = self.fused is None, self.fused is not None
+        self.adapters: dict[str, dict[str, Tensor]] = {}  # peft's own tensors
+        self.parts: dict[str, dict[str, Tensor]] = {}  # dW of each alone
+
+    def wrapped(self, name: str):
+        """The U-Net with a new adapter in it; `unload()` takes it out again."""
+        try:
+            import peft
+        except ImportError:
+            raise ModuleNotFoundError("`peft` is needed for the LoRA baselines: pip install -r tests/requirements.txt") from None
+        targets = [n.removesuffix(".weight") for n in self.base.weights]
+        self.config = peft.LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=targets)
+        return peft.get_peft_model(self.base.pipe.unet, self.config, adapter_name=name)
+
+    def changes(self, model, name: str) -> dict[str, Tensor]:
+        """dW = B A of an adapter, by weight name, gradients kept."""
+        layers = dict(model.base_model.model.named_modules())
+        found = {n: layers[n.removesuffix(".weight")] for n in self.base.weights}
+        return {n: m.lora_B[name].weight @ m.lora_A[name].weight * m.scaling[name] for n, m in found.items()}
+
+    def penalty(self, model, name):
+        return None
+
+    def teach(self, concept):
+        from peft import get_peft_model_state_dict
+
+        torch.manual_seed(self.settings.seed)
+        with self.base.lock, dense(self.base.weights, self.start()):
+            model = self.wrapped(concept.name)
+            try:
+                own = [p for n, p in model.named_parameters() if "lora_" in n]
+                self.vectors |= fit(self.base, [concept], own, self.vectors, self.settings, self.penalty(model, concept.name))
+                self.adapters[concept.name] = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model, adapter_name=concept.name).items()}
+                self.parts[concept.name] = {n: d.detach() for n, d in self.changes(model, concept.name).items()}
+            finally:
+                model.unload()
+        if self.fused:
+            began = time.perf_counter()
+            self.now = self.fuse()
+            self.fusion_s = time.perf_counter() - began
+
+    def start(self) -> dict[str, Tensor]:
+        """What is frozen under a new adapter."""
+        return {}
+
+    @torch.no_grad()
+    def fuse(self) -> dict[str, Tensor]:
+        from peft import set_peft_model_state_dict
+
+        names = list(self.adapters)
+        model = self.wrapped(names[0])
+        try:
+            for name in names[1:]:
+                model.add_adapter(name, self.config)
+            for name in names:
+                set_peft_model_state_dict(model, self.adapters[name], adapter_name=name)
+            more = {"density": 0.5} if self.fused.startswith(("ties", "dare", "magnitude")) else {}
+            model.add_weighted_adapter(names, [1.0] * len(names), "fused", combination_type=self.fused, **more)
+            change = {n: d.detach() for n, d in self.changes(model, "fused").items()}
+        finally:
+            model.unload()
+        return {n: w.detach() + change[n] for n, w in self.base.weights.items()}
+
+    @contextmanager
+    def on(self, names=()):
+        if self.fused is None:
+            (name,) = names or (None,)
+            self.now = {n: self.base.weights[n].detach() + d for n, d in self.parts[name].items()} if name else {}
+        with super().on(names):
+            yield
+
+    def changed(self):
+        return sum(w.numel() for w in self.base.weights.values()) / self.base.parameters
+
+    def bytes(self):
+        return sum(t.nbytes for t in (*self.vectors.values(), *(v for a in self.adapters.values() for v in a.values())))
+
+
+class LoraSum(Lora):
+    fused = "cat"  # concatenated factors: exactly the sum of the changes
+
+
+class LoraLinear(Lora):
+    fused = "linear"
+
+
+class LoraTies(Lora):
+    fused = "ties"
+
+
+class LoraDare(Lora):
+    fused = "dare_linear"
+
+
+class CLora(LoraSum):
+    """Continual Diffusion: a LoRA on top of the earlier ones, lambda || |sum of earlier dW| * dW ||^2 keeping it off their entries."""
+
+    def start(self):
+        return self.now
+
+    def penalty(self, model, name):
+        if not self.parts:
+            return None
+        earlier = {n: sum(p[n] for p in self.parts.values()).abs() for n in self.base.weights}
+        scale = sum(e.square().sum() for e in earlier.values()) / sum(e.numel() for e in earlier.values())
+        return lambda: self.settings.lambda_previous / scale * sum((earlier[n] * d).square().sum() for n, d in self.changes(model, name).items())
+
+
+class Cns(Method):
+    """Concept Neuron Selection as the settings say; `choose` may change the masks, for ablations."""
+
+    def __init__(self, base, settings, choose=None):
+        super().__init__(base, settings)
+        self.session, self.choose = Session.new(base), choose
+
+    def teach(self, concept):
+        self.session = self.learn(concept, self.session)
+        self.vectors = self.session.vectors
+
+    def learn(self, concept, session) -> Session:
+        began = time.monotonic()
+        run = Teaching(self.base, session, concept, self.settings, self.choose)
+        with run.patched():
+            while run.step < self.settings.steps:
+                run.train_step()
+        return run.finish(time.monotonic() - began)[0]
+
+    @contextmanager
+    def on(self, names=()):
+        with self.session.on(self.base):
+            yield
+
+    def changed(self):
+        shares = [c.stats["share_of_model"] for c in self.session.concepts]
+        return sum(shares) / len(shares)
+
+    def bytes(self):
+        return self.session.summary(self.base)["bytes"]
+
+
+class Solo(Cns):
+    """CNS, a session of its own for every concept: how well each could be known."""
+
+    apart, together = True, False
+
+    def teach(self, concept):
+        self.all = {**getattr(self, "all", {}), concept.name: self.learn(concept, Session.new(self.base))}
+        self.session = self.all[concept.name]
+        self.vectors = {t: v for s in self.all.values() for t, v in s.vectors.items()}
+
+    @contextmanager
+    def on(self, names=()):
+        with (self.all[names[0]] if names else Session.new(self.base)).on(self.base):
+            yield
+
+    def bytes(self):
+        return sum(s.summary(self.base)["bytes"] for s in self.all.values())
+
+
+METHODS: dict[str, type[Method]] = {
+    "cns": Cns, "cns_paper": Cns, "finetune_kv": FinetuneKV, "finetune_unet": FinetuneUnet, "token_only": TokenOnly,
+    "custom_diffusion": CustomDiffusion, "lora_solo": Lora, "lora_sum": LoraSum, "lora_linear": LoraLinear, "lora_ties": LoraTies,
+    "lora_dare": LoraDare, "c_lora": CLora, "ewc": Ewc, "joint": Joint, "solo": Solo, "base": Base,
+}  # fmt: skip
+PAPER = {"response": 0.0, "lambda_previous": 1e-2, "lambda_base": 1e-4}  # the paper's regulariser; its strengths were not published
+TUNED: dict[str, dict] = {
+    "cns": {}, "solo": {}, "cns_paper": PAPER, "base": {}, "token_only": {}, "finetune_kv": {"rate": 1e-3}, "joint": {"rate": 1e-3},
+    "finetune_unet": {"rate": 1e-4}, "custom_diffusion": {"rate": 1e-3}, "ewc": {"rate": 1e-3, "lambda_previous": 1e-2},
+    "lora_solo": {"rate": 3e-3}, "lora_sum": {"rate": 3e-3}, "lora_linear": {"rate": 3e-3}, "lora_ties": {"rate": 3e-3},
+    "lora_dare": {"rate": 3e-3}, "c_lora": {"rate": 3e-3, "lambda_previous": 1e-2},
+}  # fmt: skip
+
+
+def method(name: str, base, **changes) -> Method:
+    """A fresh learner. Raises ValueError for a name that is none of `METHODS`."""
+    if name not in METHODS:
+        raise ValueError(f"method `{name}` is unknown: choose of {', '.join(METHODS)}")
+    return METHODS[name](base, TeachSettings.of(base, **{"preview_every": 0, **TUNED[name], **changes}))
