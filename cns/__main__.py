@@ -78,7 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("import", _import, "Make a session of a folder that was exported.")
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "Measure on this machine.", session=None)
-    sub.add_argument("what", choices=["speed", "store"])
+    kinds = sub.add_subparsers(dest="what", required=True)
+    kinds.add_parser("speed", help="what teaching, drawing and keeping cost here")
+    kinds.add_parser("store", help="what keeping sessions costs")
+    sub = kinds.add_parser("continual", help="CNS against the field's baselines over a stream of concepts; goes on where it stopped")
+    sub.add_argument("--methods", nargs="+", metavar="NAME", help="such as cns finetune_kv lora_sum (default: all)")
+    for name, text in (("concepts", "length of the stream"), ("seeds", "how many"), ("orders", "of the stream"), ("steps", "to teach a concept")):
+        sub.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    sub.add_argument("--quick", action="store_true", help="a smoke run of few concepts and methods")
+    sub.add_argument("--results", type=Path, metavar="DIR", help="for results and finished units (default: assets/results)")
     return parser
 
 
@@ -252,6 +260,11 @@ def _bench(args):
         from .bench.store import store
 
         store(args.base)
+        return
+    if args.what == "continual":
+        from .bench.continual import continual
+
+        continual(args)
         return
     from .bench.speed import speed
 
