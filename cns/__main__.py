@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--image-strength", type=float, metavar="X", help="how much of it is drawn anew, 0.05 to 1 (default: 0.6)")
     sub.add_argument("--overlay", action="store_true", help="also write, for each word of the first picture, where it acted")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
-    sub = command("inspect", _inspect, "Write the figures of every concept in a session.")
+    sub = command("inspect", _inspect, "Write the figures of a session, as PNG and their data as CSV.")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub = command("info", _info, "Say what a session knows and what it changed.")
     sub.add_argument("--json", action="store_true")
@@ -154,17 +154,18 @@ def _strength(text: str) -> tuple[str, float]:
 
 
 def _inspect(args):
-    from . import figures
+    from . import figures, inspection
 
     base, session = _open(args)
     args.out.mkdir(parents=True, exist_ok=True)
     if not session.concepts:
         raise ValueError(f"the session in `{args.session}` knows nothing yet: teach something first")
-    drawn = {"overlap": figures.overlap(session)}
-    for c in session.concepts:
-        drawn |= {f"{c.name}-funnel": figures.funnel(base, session, c.name), f"{c.name}-location": figures.location(session, c.name)}
-    for name, figure in tqdm(drawn.items(), unit="figure"):
-        figure.savefig(args.out / f"{name}.png", facecolor="white")
+    plots = {f"{c.name}-funnel": inspection.funnel(session, c.name) for c in session.concepts}
+    all_of_it = inspection.overlap(session), inspection.growth(base, session), inspection.updates(inspection.norms(base), session)
+    plots |= {p.key: p for p in (*all_of_it, *(inspection.spread(base, session, by) for by in inspection.WAYS))}
+    for name, plot in tqdm(plots.items(), unit="figure"):
+        figures.draw(plot).savefig(args.out / f"{name}.png", facecolor="white")
+        (args.out / f"{name}.csv").write_text(plot.csv())
         tqdm.write(str(args.out / f"{name}.png"))
 
 

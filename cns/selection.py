@@ -47,12 +47,17 @@ def top(score: Tensor, share: float) -> Tensor:
     return score >= score.flatten().kthvalue(score.numel() - keep + 1).values
 
 
-def general_mask(weight: Tensor, rs: Tensor, share: float, gamma: float) -> Tensor:
-    """Entries in the top `share` for at least `gamma` of the prompts; rs [p, din] holds one r for each."""
+def general_count(weight: Tensor, rs: Tensor, share: float) -> Tensor:
+    """For how many of the prompts each entry is in the top `share`, int32 [dout, din]; rs [p, din] holds one r for each."""
     count = torch.zeros(weight.shape, dtype=torch.int32, device=weight.device)
     for r in rs:
         count += top(importance(weight, r), share)
-    return count >= gamma * len(rs)
+    return count
+
+
+def general_mask(weight: Tensor, rs: Tensor, share: float, gamma: float) -> Tensor:
+    """Entries in the top `share` for at least `gamma` of the prompts; rs [p, din] holds one r for each."""
+    return general_count(weight, rs, share) >= gamma * len(rs)
 
 
 @torch.no_grad()
@@ -95,14 +100,14 @@ def calibration_rms(base, generator, chunk: int = 16) -> dict[str, Tensor]:
 def select_general(base, share: float, gamma: float, seed: int = 0) -> dict[str, Tensor]:
     """General neurons of a base: {weight name: mask [dout, din]} on the CPU."""
     rs = calibration_rms(base, torch.Generator().manual_seed(seed))
-    return {n: general_mask(w.float(), rs[_layer(n)], share, gamma).cpu() for n, w in base.weights.items()}
+    return {n: general_mask(w.float(), rs[layer_of(n)], share, gamma).cpu() for n, w in base.weights.items()}
 
 
-def select_base(base, latents, prompts, vectors, share: float, seed: int = 0) -> dict[str, Tensor]:
-    """Base neurons of a concept: {weight name: mask [dout, din]} on the CPU."""
-    rs = concept_rms(base, latents, prompts, vectors, torch.Generator().manual_seed(seed))
-    return {n: top(importance(w.float(), rs[_layer(n)]), share).cpu() for n, w in base.weights.items()}
+def select_base(base, rs: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Base neurons of a concept from its `concept_rms`: {weight name: mask [dout, din]} on the CPU."""
+    return {n: top(importance(w.float(), rs[layer_of(n)]), share).cpu() for n, w in base.weights.items()}
 
 
-def _layer(weight_name: str) -> str:
+def layer_of(weight_name: str) -> str:
+    """The cross-attention layer that a K or V matrix belongs to."""
     return weight_name.rsplit(".", 2)[0]

@@ -47,6 +47,7 @@ class Learned:
     features: Tensor | None  # unit CLIP embeddings of its images [k, d]; the images themselves are not kept
     stats: dict = field(default_factory=dict)
     shared: dict[str, Tensor] = field(default_factory=dict)  # its increments, float32, at the entries of its mask that others use too
+    rms: dict[str, Tensor] = field(default_factory=dict)  # r [din] per layer, see `selection`: what the masks were chosen by; empty in old sessions
 
     @property
     def token(self) -> str:
@@ -159,6 +160,7 @@ class Session:
             for n, index in c.mask.items():
                 out[f"concept/{i}/mask/{n}"] = pack(torch.isin(self.delta.indices[n], index))
             out |= {f"concept/{i}/shared/{n}": own for n, own in c.shared.items()}
+            out |= {f"concept/{i}/rms/{layer}": r for layer, r in c.rms.items()}
         return {k: v.contiguous() for k, v in out.items()}
 
     def parts(self) -> tuple[dict, dict[str, Tensor]]:
@@ -240,7 +242,9 @@ def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> S
         shared = {n: tensors[f"concept/{i}/shared/{n}"] for n in mask if f"concept/{i}/shared/{n}" in tensors}
         if any(own.dtype != torch.float32 or not torch.isfinite(own).all() for own in shared.values()):
             raise ValueError(f"the increments of `{c['name']}` are not finite numbers")
-        concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"], shared))
+        rms = {layer: tensors[f"concept/{i}/rms/{layer}"] for layer in base.layers if f"concept/{i}/rms/{layer}" in tensors}
+        trust.check_rms(rms, base)
+        concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"], shared, rms))
     session = replace(head, concepts=tuple(concepts), delta=SparseDelta(indices, values), general=general)
     _check_sums(session)
     return session

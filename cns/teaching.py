@@ -24,7 +24,7 @@ from .concept import Concept, check
 from .delta import written
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
-from .selection import Selection, select_base, select_general
+from .selection import Selection, concept_rms, select_base, select_general
 from .session import Learned, Session, pack, unpack
 from .text import encode
 
@@ -148,7 +148,7 @@ class Teaching:
             selection = None if self.known else self._select()
             self.second_moment = self._second_moment() if settings.response else None
         if self.known:
-            self.index, self.funnel, self.general = self.known.mask, self.known.stats["funnel"], session.general
+            self.index, self.funnel, self.general, self.rms = self.known.mask, self.known.stats["funnel"], session.general, self.known.rms
         else:
             masks = choose(base, selection.concept) if choose else selection.concept
             self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in masks.items()}  # flat int64 [k]
@@ -172,7 +172,8 @@ class Teaching:
         else:
             masks = select_general(base, s.base_share, s.general_share)
         vectors = {k: v.detach() for k, v in self.vectors.items()}
-        return Selection(select_base(base, self.latents, self.prompts, vectors, s.base_share, s.seed), masks)
+        self.rms = concept_rms(base, self.latents, self.prompts, vectors, torch.Generator().manual_seed(s.seed))
+        return Selection(select_base(base, self.rms, s.base_share), masks)
 
     @torch.no_grad()
     def _second_moment(self) -> Tensor:
@@ -257,7 +258,8 @@ class Teaching:
             "prompt": f"a {concept.words}", "settings": {f.name: getattr(s, f.name) for f in fields(s)},
         }  # fmt: skip
         learned = Learned(
-            concept.name, concept.class_word, self.vector.detach().cpu().clone(), self.index, picture, features, stats
+            concept.name, concept.class_word, self.vector.detach().cpu().clone(), self.index, picture, features, stats,
+            rms={layer: r.cpu() for layer, r in self.rms.items()},
         )
         parts = {c.name: self.session.increments(c.name) for c in self.session.concepts}
         parts[concept.name] = self._increments(parts.get(concept.name))

@@ -33,7 +33,8 @@ def check_names(tensors: dict[str, Tensor], count: int, base) -> None:
         if kind == "concept":
             number, _, rest = rest.partition("/")
             known = re.fullmatch("0|[1-9][0-9]{0,3}", number) and int(number) < count
-            known = known and (rest in ("vector", "features", "picture") or re.sub("^(mask|shared)/", "", rest) in base.weights)
+            kind, _, at = rest.partition("/")
+            known = known and (rest in ("vector", "features", "picture") or at in {"mask": base.weights, "shared": base.weights, "rms": base.layers}.get(kind, ()))
         else:
             known = (kind == "general" and rest in base.weights) or (kind == "delta" and re.sub("/(index|value)$", "", rest) in base.weights)
         if not known:
@@ -88,6 +89,16 @@ def check_features(features: Tensor | None, base) -> None:
         raise ValueError("picture embeddings are not as wide as the CLIP's")
     if not torch.isfinite(features).all():
         raise ValueError("picture embeddings are not finite")
+
+
+def check_rms(rms: dict[str, Tensor], base) -> None:
+    """r [din], finite and not negative, for every layer or for none."""
+    if rms and rms.keys() != base.layers.keys():
+        raise ValueError(f"what a concept was selected by covers {len(rms)} of {len(base.layers)} layers")
+    for layer, r in rms.items():
+        wide = base.layers[layer].to_k.in_features
+        if r.dtype != torch.float32 or r.shape != (wide,) or not torch.isfinite(r).all() or (r < 0).any():
+            raise ValueError(f"what a concept was selected by at `{layer}` is not {wide} finite numbers from 0 up")
 
 
 def _finite(value) -> bool:

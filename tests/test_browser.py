@@ -114,6 +114,16 @@ def test_the_whole_story_pick_teach_generate_inspect(page, app):
 
     page.get_by_role("tab", name="Inspect Neurons").click()
     page.get_by_text("concept neurons, trained").wait_for()
+    page.locator("#rho input[type=number]").fill("0.4")
+    page.locator("#rho input[type=number]").press("Enter")
+    page.locator("#plot-funnel", has_text="if rho were 0.4").wait_for()
+    page.locator("#as-taught").click()
+    page.locator("#plot-funnel", has_text="if rho were").wait_for(state="detached")
+    with page.expect_download() as png:
+        page.locator("#plot-funnel button").click()
+    with page.expect_download() as table:
+        page.locator("#plot-funnel a").click()
+    assert (png.value.suggested_filename, table.value.suggested_filename) == ("rex-funnel.png", "rex-funnel.csv")
     page.locator("#silence").click()
     page.get_by_text("without them").wait_for()
 

@@ -32,7 +32,8 @@ def test_teach_generate_inspect_info_from_the_shell(tiny, tmp_path, capsys):
     assert main(["generate", *base, "--session", str(session), "--prompt", "a <rex> dog", "--count", "2", "--seed", "7", "--steps", "2", "--out", str(out)]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["7.png", "8.png"]
     assert main(["inspect", *base, "--session", str(session), "--out", str(tmp_path / "figures")]) == 0
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"overlap.png", "rex-funnel.png", "rex-location.png", "tom-funnel.png", "tom-location.png"}
+    plots = ("overlap", "growth", "updates", "where-block", "where-resolution", "where-kind", "where-head", "rex-funnel", "tom-funnel")
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {f"{p}.{kind}" for p in plots for kind in ("png", "csv")}
     capsys.readouterr()
     assert main(["info", *base, "--session", str(session), "--json"]) == 0
     assert [c["name"] for c in json.loads(capsys.readouterr().out)["concepts"]] == ["rex", "tom"]

@@ -1,8 +1,11 @@
+import sys
+
+import numpy as np
 import pytest
 from conftest import picture, taught
 
 import cns
-from cns import figures
+from cns import figures, inspection
 
 
 @pytest.fixture(scope="module")
@@ -16,39 +19,29 @@ def texts(figure):
     return [t.get_text() for t in (*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts)]
 
 
-def test_the_funnel_shows_every_matrix_and_its_bars_add_up_to_the_base_neurons(tiny_base, session):
-    figure = figures.funnel(tiny_base, session, "rex")
-    counts = session.concept("rex").stats["funnel"]
-    bars = figure.axes[0].patches
-    assert len(bars) == 2 * len(counts)
-    assert {"down 0.0 K", "mid 0 V"} <= set(texts(figure))
-    for i, (strong, _, size) in enumerate(counts.values()):
-        assert bars[i].get_width() + bars[len(counts) + i].get_width() == pytest.approx(100 * strong / size)
+def test_stacked_bars_add_up_to_the_base_neurons(session):
+    plot = inspection.funnel(session, "rex")
+    bars = figures.draw(plot).axes[0].patches
+    assert {"down 0.0 K", "mid 0 V"} <= set(texts(figures.draw(plot)))
+    for i, (_, size, strong, *_) in enumerate(plot.table):
+        assert bars[i].get_width() + bars[len(plot.rows) + i].get_width() == pytest.approx(100 * strong / size)
+        assert bars[len(plot.rows) + i].get_x() == pytest.approx(bars[i].get_width())
 
 
-def test_the_location_bars_add_up_to_all_neurons(session):
-    assert sum(p.get_height() for p in figures.location(session, "tom").axes[0].patches) == pytest.approx(100)
+def test_grouped_bars_lie_below_each_other(tiny_base, session):
+    bars = figures.draw(inspection.spread(tiny_base, session)).axes[0].patches
+    assert sum(b.get_width() for b in bars) == pytest.approx(200)
+    assert bars[0].get_y() > bars[len(bars) // 2].get_y() and all(b.get_x() == 0 for b in bars)
 
 
-def test_overlap_counts_shared_neurons(session):
-    a, b = (c.mask for c in session.concepts)
-    wanted = sum(len(set(a[n].tolist()) & set(b[n].tolist())) for n in a)
-    both, jaccard = figures.shared(session)
-    sizes = [sum(len(i) for i in m.values()) for m in (a, b)]
-    assert both.tolist() == [[sizes[0], wanted], [wanted, sizes[1]]]
-    assert jaccard[0, 1] == pytest.approx(wanted / (sum(sizes) - wanted)) and jaccard[0, 0] == 1
-    assert f"{jaccard[0, 1]:.2f}\n{wanted:,}" in texts(figures.overlap(session))
-
-
-def test_a_concept_never_taught_is_named_with_the_taught_ones(tiny_base, session):
-    with pytest.raises(ValueError, match="concept `max` was never taught. Taught: `rex`, `tom`"):
-        figures.funnel(tiny_base, session, "max")
+def test_a_map_writes_its_values_where_there_are_any(session):
+    plot = inspection.overlap(session)
+    assert f"{plot.values[0, 1]:.2f}" in texts(figures.draw(plot))
+    plot.values[0, 1] = np.nan
+    assert len(figures.draw(plot).axes[0].texts) == 3
 
 
 def test_figures_leave_nothing_global_behind(session):
-    import sys
-
-    figures.loss([3.0, 2.0, 1.0])
-    figures.overlap(session)
+    figures.draw(inspection.overlap(session))
     plot = sys.modules.get("matplotlib.pyplot")
     assert plot is None or not plot.get_fignums()

@@ -118,9 +118,9 @@ def test_renaming_and_forgetting_are_saved_said_and_undone(app, rex):
     tab = Visitor(app)
     key = tab.call("resume", "")[2]
     tab.call("take_in", tab.upload(pack(rex)), None, key)
-    tab.call("refresh", None)
+    tab.call("refresh", None, "")
     assert "&lt;max&gt; dog" in tab.call("renamed", None, "rex", " Max ", None, key)[4]
-    tab.call("refresh", None)
+    tab.call("refresh", None, "")
     tab.call("forgotten", None, "max", None, key)
     assert [c[0].split(": ")[1] for c in tab.call("look", key)[0]["choices"]] == ["forget max", "rename max", "upload"]
     assert "Nothing taught yet" in Visitor(app).call("resume", key)[4]

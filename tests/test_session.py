@@ -26,7 +26,7 @@ def assert_same(a, b):
     for c, d in zip(a.concepts, b.concepts):
         assert (c.name, c.class_word, c.stats) == (d.name, d.class_word, d.stats)
         assert torch.equal(c.vector, d.vector) and c.picture.tobytes() == d.picture.tobytes()
-        for x, y in ((c.mask, d.mask), (c.shared, d.shared)):
+        for x, y in ((c.mask, d.mask), (c.shared, d.shared), (c.rms, d.rms)):
             assert x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x)
 
 
@@ -34,6 +34,12 @@ def test_a_round_trip_to_disk_is_bit_exact(session, tiny_base, tmp_path):
     session.save(tmp_path)
     assert_same(session, cns.Session.load(tmp_path, tiny_base))
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".safetensors"]
+
+
+def test_a_session_of_before_the_scores_were_kept_still_opens(session, tiny_base, tmp_path):
+    session.save(tmp_path)
+    _damage(tmp_path, lambda _, tensors: [tensors.pop(k) for k in [*tensors] if "/rms/" in k])
+    assert [c.rms for c in cns.Session.load(tmp_path, tiny_base).concepts] == [{}, {}]
 
 
 def test_saving_again_leaves_one_tensor_file(session, tiny_base, tmp_path):
@@ -83,6 +89,10 @@ def _shared(tensors):
     return next(k for k in tensors if "/shared/" in k)
 
 
+def _rms(tensors):
+    return next(k for k in tensors if "/rms/" in k)
+
+
 DAMAGES = {
     "index out of bounds": lambda a, t: t[_first(t, "index")].__setitem__(-1, 10**6),
     "index negative": lambda a, t: t[_first(t, "index")].__setitem__(0, -1),
@@ -98,6 +108,9 @@ DAMAGES = {
     "increments not finite": lambda a, t: t[_shared(t)].__setitem__(0, float("inf")),
     "increments that do not add up": lambda a, t: t[_shared(t)].add_(1),
     "increments missing": lambda a, t: t.pop(_shared(t)),
+    "what it was selected by is negative": lambda a, t: t[_rms(t)].__setitem__(0, -1.0),
+    "what it was selected by is of another size": lambda a, t: t.__setitem__(_rms(t), t[_rms(t)][:-1].clone()),
+    "what it was selected by lacks a layer": lambda a, t: t.pop(_rms(t)),
     "concepts are no list": lambda a, t: a.__setitem__("concepts", 7),
     "no base": lambda a, t: a.pop("base"),
     "another tensor file": lambda a, t: None,

@@ -16,7 +16,8 @@ from safetensors.torch import save as save_tensors
 from test_session import assert_same
 
 import cns
-from cns import figures, trust
+from cns import figures, inspection, trust
+from cns.selection import calibration_rms
 from cns.store import Draft, LocalStore, State, Version, archive, open_store, pack, unpack
 from cns.store.versions import Owned, conflicts, folder_name, owner_folder
 from cns.ui import html
@@ -356,6 +357,7 @@ def forge(about: dict, tensors: dict, luck: random.Random) -> None:
 
 def test_forged_sessions_are_refused_or_can_be_drawn_shown_and_taught_further(tom, tiny_base, concept):
     luck, accepted = random.Random(7), []
+    selector = inspection.Selector(tiny_base, lambda: calibration_rms(tiny_base, torch.Generator().manual_seed(0)))
     for _ in range(2000):
         about, tensors = copy.deepcopy(tom.parts())
         forge(about, tensors, luck)
@@ -369,8 +371,13 @@ def test_forged_sessions_are_refused_or_can_be_drawn_shown_and_taught_further(to
         cns.remember(tiny_base, session)
         html.knows(session, tiny_base)
         for c in session.concepts:
-            figures.funnel(tiny_base, session, c.name)
-            figures.location(session, c.name)
+            figures.draw(inspection.funnel(session, c.name))
+            if c.rms:
+                selector.plots(session, c.name, 0.1, 0.5)
+        for plot in (inspection.overlap(session), inspection.growth(tiny_base, session), inspection.updates(inspection.norms(tiny_base), session)):
+            figures.draw(plot)
+        for by in inspection.WAYS:
+            figures.draw(inspection.spread(tiny_base, session, by))
         taught(tiny_base, cns.Concept("another", "dog", concept.images), session, steps=2)
 
 

@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 import spaces
+import torch
 
-from .. import generation, owning, teaching
+from .. import generation, owning, selection, teaching
 
 FLAGS = Path(tempfile.mkdtemp(prefix="cns-run-"))
 _base = None  # set once before the app starts; workers inherit it
@@ -69,6 +70,13 @@ def explain(prompt, session, settings, image=None):
 def compare(before, after):
     """What the concepts that both sessions know lost or won."""
     return owning.compared(_base, before, after)
+
+
+@spaces.GPU(duration=30)
+def calibration():
+    """What unrelated prompts look like to every layer, see `selection.calibration_rms`; as a teaching sees them."""
+    with _base.lock:
+        return {layer: rs.cpu() for layer, rs in selection.calibration_rms(_base, torch.Generator().manual_seed(0)).items()}
 
 
 @spaces.GPU(duration=60)
