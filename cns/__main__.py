@@ -85,9 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--methods", nargs="+", metavar="NAME", help="such as cns finetune_kv lora_sum (default: all)")
     for name, text in (("concepts", "length of the stream"), ("seeds", "how many"), ("orders", "of the stream"), ("steps", "to teach a concept")):
         sub.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    _measured(sub)
+    sub = kinds.add_parser("multi", help="several taught things in one picture, with and without regions; goes on where it stopped")
+    sub.add_argument("--methods", nargs="+", metavar="NAME", help="default: cns lora_sum")
+    for name, text in (("concepts", "taught"), ("pairs", "drawn"), ("triples", "drawn"), ("seeds", "pictures of each"), ("steps", "to teach a concept")):
+        sub.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    _measured(sub)
+    return parser
+
+
+def _measured(sub):
     sub.add_argument("--quick", action="store_true", help="a smoke run of few concepts and methods")
     sub.add_argument("--results", type=Path, metavar="DIR", help="for results and finished units (default: assets/results)")
-    return parser
 
 
 def _open(args):
@@ -257,19 +266,22 @@ def _import(args):
 
 
 def _bench(args):
-    if args.what == "store":
-        from .bench.store import store
-
-        store(args.base)
-        return
     if args.what == "continual":
         from .bench.continual import continual
 
         continual(args)
-        return
-    from .bench.speed import speed
+    elif args.what == "multi":
+        from .bench.multi import multi
 
-    speed(args.base)
+        multi(args)
+    elif args.what == "store":
+        from .bench.store import store
+
+        store(args.base)
+    else:
+        from .bench.speed import speed
+
+        speed(args.base)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measuring: what things cost on this machine (`speed`, `store`), and what the method is worth beside the others (`continual`)."""
+"""Measuring: what things cost on this machine (`speed`, `store`), and what the method is worth beside the others (`continual`, `multi`)."""
 
 import json
 from pathlib import Path

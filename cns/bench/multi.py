@@ -1,0 +1,231 @@
+"""Several taught things in one picture: are all of them there, each in its place, and not mixed up? With and without regions.
+
+Each method is taught the same things one after another, then draws pairs and triples of them, from the prompt alone and with a
+box for each besides (see `regions`). Crops are compared with the pictures of every thing of the benchmark by each eye (see
+`scoring`): a crop shows the thing that it is most like, if it is like enough. The row `real` is the things' own pictures set in
+the boxes: what a perfect drawing would score. A finished method is a JSON file in the results folder, as in `continual`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..base import load_base
+from ..baselines import METHODS, method
+from ..concept import Concept
+from ..generation import GenerateSettings, sample
+from ..images import square
+from ..regions import PRESETS, Region
+from ..starter.world import COLOURS, article
+from .continual import RESULTS, STREAM, stream
+from .scoring import Eyes
+
+PLACELESS = ("candy", "dawn")  # a style and a scene, which no box could hold
+TOGETHER = tuple(m for m in METHODS if m not in ("joint", "solo", "lora_solo"))
+LIMIT = len(STREAM) - len(PLACELESS)
+ROWS = {n: tuple((i / n, 0, (i + 1) / n, 1) for i in range(n)) for n in (2, 3)}  # where a prompt alone puts things: left to right
+BOXES = {2: PRESETS["side by side"], 3: PRESETS["grid"][:3]}
+SIZES = {2: "pairs", 3: "triples"}
+WINDOWS = tuple(dict.fromkeys((*ROWS[2], *ROWS[3], *PRESETS["grid"])))  # where a thing is looked for
+COLUMNS = {"both": "all there", "placed": "in its place", "clip_i": "CLIP-I", "confused": "confused"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to run."""
+
+    methods: tuple[str, ...] = ("cns", "lora_sum")
+    concepts: int = 6  # taught, 3 to 18
+    pairs: int = 15
+    triples: int = 6
+    seeds: int = 2  # pictures of each
+    draw_steps: int = 20  # denoising steps
+    steps: int | None = None  # of teaching a concept; None: the base's own
+
+    def __post_init__(self):
+        for name, low, high in (("concepts", 3, LIMIT), ("pairs", 1, 1000), ("triples", 1, 1000), ("seeds", 1, 16), ("draw_steps", 1, 200)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: choose {low} to {high}")
+        if unusable := set(self.methods) - set(TOGETHER):
+            raise ValueError(f"method `{min(unusable)}` does not put things into one model, one after another: choose of {', '.join(TOGETHER)}")
+
+
+QUICK = Run(concepts=3, pairs=1, triples=1, seeds=1, draw_steps=6, steps=40)
+
+
+def things(count: int) -> list[Concept]:
+    """The first `count` things of the stream."""
+    return [c for c in stream(len(STREAM), 0) if c.name not in PLACELESS][:count]
+
+
+def groups(taught: list[Concept], run: Run) -> list[tuple[Concept, ...]]:
+    """The pairs and triples to draw."""
+    luck, out = np.random.default_rng(1), []
+    for size, count in ((2, run.pairs), (3, run.triples)):
+        every = list(combinations(taught, size))
+        out += [every[i] for i in luck.permutation(len(every))[:count]]
+    return out
+
+
+def prompt(group, number: int) -> str:
+    """What is asked of picture group `number`."""
+    return "a " + " next to a ".join(c.words for c in group) + f" on {article(list(COLOURS)[number % len(COLOURS)])} background"
+
+
+def crop(picture: Image.Image, box) -> Image.Image:
+    """The square in the middle of `box`, as large as the picture."""
+    (left, top, right, bottom), (w, h) = box, picture.size
+    side = min((right - left) * w, (bottom - top) * h)
+    x, y = ((left + right) * w - side) / 2, ((top + bottom) * h - side) / 2
+    return picture.resize((w, h), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
+
+
+class Finder:
+    """Which of the benchmark's things a crop shows, if any, in the view of each eye."""
+
+    def __init__(self, base):
+        self.eyes = Eyes(base, things(LIMIT))
+        self.names = [c.name for c in things(LIMIT)]
+        self.bars = {eye: self._bar(eye) for eye in self.eyes.encoders}
+
+    def _bar(self, eye: str) -> float:
+        """Halfway between the cosines of pictures of one thing and of two."""
+        means = np.array([[float((a @ b.T).mean()) for b in self.eyes.references[eye].values()] for a in self.eyes.references[eye].values()])
+        same = means.trace() / len(means)
+        return (same + (means.sum() - means.trace()) / (means.size - len(means))) / 2
+
+    def likeness(self, eye: str, pictures) -> np.ndarray:
+        """CLIP-I of each picture to each thing [pictures, things]."""
+        seen = self.eyes.encoders[eye].image_features(pictures)
+        return np.stack([(seen @ r.T).mean(1).numpy() for r in self.eyes.references[eye].values()], 1)
+
+    def shown(self, eye: str, likeness: np.ndarray) -> list[str]:
+        """What each crop shows, "" for nothing that is known."""
+        return [self.names[row.argmax()] if row.max() >= self.bars[eye] else "" for row in likeness]
+
+    def look(self, picture: Image.Image, group, boxes) -> dict[str, dict]:
+        """By eye: which things of `group` are somewhere, and for each one's own box what is in it and how like it and the likest other."""
+        out, own = {}, [self.names.index(c.name) for c in group]
+        for eye in self.eyes.encoders:
+            at = self.likeness(eye, [crop(picture, b) for b in boxes])
+            anywhere = {*self.shown(eye, at), *self.shown(eye, self.likeness(eye, [crop(picture, b) for b in WINDOWS]))}
+            out[eye] = {
+                "found": [c.name for c in group if c.name in anywhere], "shows": self.shown(eye, at),
+                "own": [round(float(row[i]), 4) for i, row in zip(own, at)],
+                "other": [round(float(max(row[j] for j in own if j != i)), 4) for i, row in zip(own, at)],
+            }  # fmt: skip
+        return out
+
+
+def collage(base, group, boxes, number: int) -> Image.Image:
+    """The things' own pictures, each in the middle of its box."""
+    out = Image.new("RGB", (base.size, base.size), COLOURS[list(COLOURS)[number % len(COLOURS)]])
+    for c, (left, top, right, bottom) in zip(group, boxes):
+        side = round(base.size * min(right - left, bottom - top))
+        x, y = round(base.size * (left + right) / 2 - side / 2), round(base.size * (top + bottom) / 2 - side / 2)
+        out.paste(square(c.images[number % len(c.images)], side), (x, y))
+    return out
+
+
+def unit(base, name: str, run: Run, finder: Finder, tick=lambda: None) -> tuple[list[dict], Image.Image]:
+    """(what was found in each picture, a sheet of the pairs' first pictures: above without regions, below with) for one method."""
+    taught = things(run.concepts)
+    way = None if name == "real" else method(name, base, **({"steps": run.steps} if run.steps else {}))
+    for concept in taught if way else ():
+        way.teach(concept)
+        tick()
+    rows, shown = [], {True: [], False: []}
+    for number, group in enumerate(groups(taught, run)):
+        for regions in (False, True):
+            boxes = (BOXES if regions else ROWS)[len(group)]
+            if way:
+                bound = tuple(Region(box, f"a {c.words}") for box, c in zip(boxes, group)) if regions else ()
+                with way.on([c.name for c in group]):
+                    pictures = sample(base, prompt(group, number), way.vectors, GenerateSettings(run.seeds, number, run.draw_steps, regions=bound))
+            else:
+                pictures = [collage(base, group, boxes, number)]
+            for picture in pictures:
+                rows.append({"things": [c.name for c in group], "regions": regions, "eyes": finder.look(picture, group, boxes)})
+            shown[regions].append(pictures[0])
+    sheet = Image.new("RGB", (base.size * min(8, len(shown[True])), 2 * base.size))
+    for y, some in enumerate(shown.values()):
+        for x, picture in enumerate(some[:8]):
+            sheet.paste(picture, (base.size * x, base.size * (1 - y)))
+    return rows, sheet
+
+
+def scores(rows: list[dict], eye: str) -> dict[str, float]:
+    """Shares [0, 1] of pictures with all things, of crops that show their own thing and of those more like another asked one; CLIP-I."""
+    seen = [(r["things"], r["eyes"][eye]) for r in rows]
+    flat = [(s == n, own, other) for names, e in seen for n, s, own, other in zip(names, e["shows"], e["own"], e["other"])]
+    return {
+        "both": float(np.mean([len(e["found"]) == len(names) for names, e in seen])), "placed": float(np.mean([right for right, _, _ in flat])),
+        "clip_i": float(np.mean([own for _, own, _ in flat])), "confused": float(np.mean([other > own for _, own, other in flat])),
+    }  # fmt: skip
+
+
+def summary(found: dict[str, list[dict]]) -> dict[str, dict]:
+    """{method: {"pairs, regions": {eye: scores}}}"""
+    out = {}
+    for name, rows in found.items():
+        parts: dict[str, list[dict]] = {}
+        for r in rows:
+            parts.setdefault(f"{SIZES[len(r['things'])]}, {'regions' if r['regions'] else 'prompt'}", []).append(r)
+        out[name] = {part: {eye: scores(some, eye) for eye in some[0]["eyes"]} for part, some in parts.items()}
+    return out
+
+
+def table(result: dict[str, dict]) -> str:
+    """Markdown, one row for each method and way of asking."""
+    eyes = list(next(iter(next(iter(result.values())).values())))
+    lines = ["| method | asked by | " + " | ".join(f"{head} ({eye})" for head in COLUMNS.values() for eye in eyes) + " |"]
+    lines.append("|---" * (2 + len(COLUMNS) * len(eyes)) + "|")
+    for name, parts in result.items():
+        for part, by_eye in parts.items():
+            cells = [f"{by_eye[eye][c]:.3f}" if c == "clip_i" else f"{by_eye[eye][c]:.0%}" for c in COLUMNS for eye in eyes]
+            lines.append(f"| {name} | {part} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def run_all(base, run: Run, folder: Path, command: str) -> dict:
+    """Run what is missing in `folder`/runs, then write `multi.json`, `multi.md` and the sheets to `folder`."""
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    finder, found = Finder(base), {}
+    with tqdm(total=len(run.methods) * run.concepts, unit="concept") as bar:
+        for name in ("real", *run.methods):
+            file, key = folder / "runs" / f"multi-{name}.json", _key(base, run, name, finder)
+            kept = json.loads(file.read_text()) if file.exists() else {}
+            if kept.get("key") != key:
+                rows, sheet = unit(base, name, run, finder, bar.update)
+                sheet.save(file.with_suffix(".png"))
+                kept = {"key": key, "rows": rows}
+                file.write_text(json.dumps(kept) + "\n")
+            found[name] = kept["rows"]
+    result = {"command": command, "base": base.revision, "run": asdict(run), "bars": finder.bars, "summary": summary(found)}
+    (folder / "multi.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "multi.md").write_text(f"`{command}`\n\n" + table(result["summary"]))
+    return result
+
+
+def _key(base, run: Run, name: str, finder: Finder) -> dict:
+    settings = asdict(method(name, base, **({"steps": run.steps} if run.steps else {})).settings) if name != "real" else {}
+    drawn = {k: v for k, v in asdict(run).items() if k != "methods"}
+    return {"method": name, "base": base.revision, "bars": finder.bars, "settings": settings, **drawn}
+
+
+def multi(args) -> None:
+    """From the shell; `args` as `cns.__main__` parses them."""
+    start, chosen = QUICK if args.quick else Run(), {}
+    for name in ("methods", "concepts", "pairs", "triples", "seeds", "steps"):
+        if getattr(args, name) is not None:
+            chosen[name] = tuple(args.methods) if name == "methods" else getattr(args, name)
+    run = Run(**{**{f: getattr(start, f) for f in start.__dataclass_fields__}, **chosen})
+    said = [f"--{k} {' '.join(v) if k == 'methods' else v}" for k, v in chosen.items()] + ["--quick"] * args.quick
+    folder = args.results or RESULTS
+    run_all(load_base(args.base), run, folder, " ".join(["python -m cns bench multi", *said]))
+    print((folder / "multi.md").read_text())
