@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub = command("inspect", _inspect, "Write the figures of a session, as PNG and their data as CSV.")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
+    sub.add_argument("--draw", action="store_true", help="also draw the causal probes and the forgetting matrix (takes a while)")
+    sub.add_argument("--seed", type=int, help="of the probes (default: the concept's own)")
     sub = command("info", _info, "Say what a session knows and what it changed.")
     sub.add_argument("--json", action="store_true")
     sub = command("forget", _forget, "Take a concept out again: its share of the weights and its token.")
@@ -176,6 +178,32 @@ def _inspect(args):
         figures.draw(plot).savefig(args.out / f"{name}.png", facecolor="white")
         (args.out / f"{name}.csv").write_text(plot.csv())
         tqdm.write(str(args.out / f"{name}.png"))
+    if args.draw:
+        _probe(base, session, args)
+
+
+def _probe(base, session, args):
+    """The pictures of every probe and of every cell of the forgetting matrix, with their scores as CSV."""
+    from . import figures, inspection
+    from .probing import probes, row
+
+    for i, c in enumerate(session.concepts):
+        other = session.concepts[i - 1].name if i or len(session.concepts) > 1 else None
+        lines = [("probe", "neurons", "clip_i", "change")]
+        for p in tqdm(probes(base, session, c.name, other, args.seed), unit="probe", desc=c.token):
+            p.picture.save(args.out / f"{c.name}-{re.sub('[^a-z0-9]+', '-', p.title).strip('-')}.png")
+            lines.append((p.title, p.neurons, p.clip_i, p.change))
+        (args.out / f"{c.name}-probes.csv").write_text(inspection.csv_of(lines))
+    scores = []
+    for last in tqdm(range(1, len(session.concepts) + 1), unit="row", desc="forgetting"):
+        cells = row(base, session, last)
+        scores.append([score for _, score in cells])
+        for (picture, _), c in zip(cells, session.concepts):
+            picture.save(args.out / f"{c.name}-after-{session.concepts[last - 1].name}.png")
+    if base.scorer:
+        plot = inspection.forgetting(session, scores)
+        figures.draw(plot).savefig(args.out / "forgetting.png", facecolor="white")
+        (args.out / "forgetting.csv").write_text(plot.csv())
 
 
 def _info(args):

@@ -41,9 +41,14 @@ class Plot:
 
     def csv(self) -> str:
         """The table with its header."""
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.header, *self.table])
-        return out.getvalue()
+        return csv_of([self.header, *self.table])
+
+
+def csv_of(lines) -> str:
+    """Rows of values as CSV."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    return out.getvalue()
 
 
 def short(name: str) -> str:
@@ -191,6 +196,29 @@ def updates(norms: dict[str, float], session: Session) -> Plot:
         "layers that hardly move play no part in it.",
         tuple(map(short, names)), tokens, np.array(values).reshape(-1, len(tokens)), "% of the matrix's length", tuple(said),
         ("matrix", "length of the matrix", *(f"update by {t}" for t in tokens)), tuple(table),
+    )  # fmt: skip
+
+
+def forgetting(session: Session, scores: list[list[float | None]]) -> Plot:
+    """CLIP-I of each concept after each later one: `scores[i][j]`, j <= i, as `probing.row` gives them. Raises ValueError without a CLIP."""
+    if any(s is None for line in scores for s in line):
+        raise ValueError("the forgetting matrix needs a CLIP for its scores: name one with CNS_CLIP")
+    tokens = tuple(c.token for c in session.concepts)
+    values = np.array([[*line, *[np.nan] * (len(tokens) - len(line))] for line in scores])
+    lost = np.diag(values) - values  # since it was taught
+
+    def say(i, j):
+        change = f", {abs(lost[i, j]):.3f} {'less' if lost[i, j] > 0 else 'more'} than when it was taught" if i > j else ", just taught"
+        return f"{tokens[j]} after {tokens[i]}: CLIP-I {values[i, j]:.3f}{change}" if i >= j else ""
+
+    numbers = range(len(tokens))
+    return Plot(
+        "forgetting", "heat", "What was forgotten",
+        "Each row is the session after one more concept, each column a concept, each value how close its picture, drawn again from its own seed, comes to "
+        "the pictures it was taught from (CLIP-I). A column that fades downwards is being forgotten.",
+        tuple(f"after {t}" for t in tokens), tokens, values, "CLIP-I", tuple(tuple(say(i, j) for j in numbers) for i in numbers),
+        ("after", "concept", "clip_i", "change since taught"), tuple((tokens[i], tokens[j], float(values[i, j]), -float(lost[i, j])) for i in numbers for j in range(i + 1)),
+        1.0,
     )  # fmt: skip
 
 

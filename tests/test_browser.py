@@ -126,6 +126,9 @@ def test_the_whole_story_pick_teach_generate_inspect(page, app):
     assert (png.value.suggested_filename, table.value.suggested_filename) == ("rex-funnel.png", "rex-funnel.csv")
     page.locator("#silence").click()
     page.get_by_text("without them").wait_for()
+    page.locator("#forgetting").click()
+    page.locator("#plot-forgetting").wait_for()
+    assert page.locator("#forgotten img").count() == 1
 
     page.reload()  # the session comes back by itself
     page.locator("#knows", has_text="<rex> dog face").wait_for()

@@ -34,6 +34,9 @@ def test_teach_generate_inspect_info_from_the_shell(tiny, tmp_path, capsys):
     assert main(["inspect", *base, "--session", str(session), "--out", str(tmp_path / "figures")]) == 0
     plots = ("overlap", "growth", "updates", "where-block", "where-resolution", "where-kind", "where-head", "rex-funnel", "tom-funnel")
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {f"{p}.{kind}" for p in plots for kind in ("png", "csv")}
+    assert main(["inspect", *base, "--session", str(session), "--draw", "--out", str(tmp_path / "drawn")]) == 0
+    drawn = {p.name for p in (tmp_path / "drawn").iterdir()}
+    assert {"rex-unlearned.png", "tom-random-ones-at-zero.png", "rex-probes.csv", "rex-after-tom.png"} <= drawn and "tom-after-rex.png" not in drawn
     capsys.readouterr()
     assert main(["info", *base, "--session", str(session), "--json"]) == 0
     assert [c["name"] for c in json.loads(capsys.readouterr().out)["concepts"]] == ["rex", "tom"]

@@ -11,7 +11,7 @@ from conftest import picture, taught
 
 import cns
 from cns import inspection
-from cns.ui import plots
+from cns.ui import plots, probing
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,11 @@ def test_the_csv_travels_in_its_link_and_words_are_escaped(session):
     assert "<b>bad" not in plots.shown(
         replace(plot, title="<b>bad", about="<b>bad", rows=("<b>bad", "x"), header=("<b>bad", *plot.header[1:]))
     )
+
+
+def test_the_forgetting_matrix_shows_each_picture_in_its_cell_and_how_long_it_takes(session):
+    rows = [[(picture(), 0.5)], [(picture(), 0.25), (picture(), None)]]
+    page = probing.table(session, rows)
+    assert page.count("<img") == 3 and page.count("<td></td>") == 2 and "&lt;rex&gt; after &lt;tom&gt;" in page and "CLIP-I 0.250" in page
+    assert "<rex>" not in page
+    assert "picture 3 of 4, about 10 s left" in probing.waiting(2, 4, 10.0) and probing.waiting(4, 4, 20.0) == ""

@@ -8,7 +8,7 @@ import secrets
 import gradio as gr
 
 from ..store.versions import is_key
-from . import api, generate, gpu, html, inspect, keeping, plots, teach
+from . import api, generate, gpu, html, inspect, keeping, plots, probing, teach
 from .common import NO_STORE, Shared, mark, spoken
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
@@ -61,7 +61,7 @@ THEME = gr.themes.Default(
     primary_hue="indigo", secondary_hue="slate", neutral_hue="slate", radius_size="lg",
     font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"],
 ).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")  # fmt: skip
-LOOK = {"theme": THEME, "css": CSS + plots.CSS, "head": plots.HEAD, "footer_links": ["gradio", "settings"]}
+LOOK = {"theme": THEME, "css": CSS + plots.CSS + probing.CSS, "head": plots.HEAD, "footer_links": ["gradio", "settings"]}
 
 
 def build(base, store=None, concepts=None) -> gr.Blocks:

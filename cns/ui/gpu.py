@@ -11,7 +11,7 @@ from pathlib import Path
 import spaces
 import torch
 
-from .. import generation, owning, selection, teaching
+from .. import generation, owning, probing, selection, teaching
 
 FLAGS = Path(tempfile.mkdtemp(prefix="cns-run-"))
 _base = None  # set once before the app starts; workers inherit it
@@ -77,6 +77,18 @@ def calibration():
     """What unrelated prompts look like to every layer, see `selection.calibration_rms`; as a teaching sees them."""
     with _base.lock:
         return {layer: rs.cpu() for layer, rs in selection.calibration_rms(_base, torch.Generator().manual_seed(0)).items()}
+
+
+@spaces.GPU(duration=60)
+def probe(session, name, other, seed):
+    """Yields the causal probes of a concept, see `probing.probes`."""
+    yield from probing.probes(_base, session, name, other, seed)
+
+
+@spaces.GPU(duration=60)
+def remembered(session, last):
+    """[(picture, CLIP-I)] of the first `last` concepts, drawn with what these alone changed."""
+    return probing.row(_base, session, last)
 
 
 @spaces.GPU(duration=60)

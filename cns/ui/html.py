@@ -18,12 +18,16 @@ def enlarged(image: Image.Image) -> Image.Image:
     return image if image.width >= SHOWN else image.resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
 
 
-def figure(image: Image.Image, caption="", alt="") -> str:
-    """One picture with its caption, inline."""
+def image(picture: Image.Image, alt: str) -> str:
+    """One picture, inline."""
     out = io.BytesIO()
-    enlarged(image).save(out, "PNG")
-    data = base64.b64encode(out.getvalue()).decode()
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{esc(alt or caption)}"><figcaption>{esc(caption)}</figcaption></figure>'
+    enlarged(picture).save(out, "PNG")
+    return f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}" alt="{esc(alt)}">'
+
+
+def figure(picture: Image.Image, caption="", alt="") -> str:
+    """One picture with its caption, inline."""
+    return f"<figure>{image(picture, alt or caption)}<figcaption>{esc(caption)}</figcaption></figure>"
 
 
 def strip(pairs, side=112) -> str:

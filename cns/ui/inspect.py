@@ -5,7 +5,7 @@ import gradio as gr
 from .. import inspection
 from ..inspection import WAYS
 from ..teaching import TeachSettings
-from . import gpu, html, owning, plots
+from . import gpu, html, owning, plots, probing
 from .common import Shared, spoken
 
 NOTHING = "Teach something first. Then this page shows which of the model's weights learned it, where they lie, and what the picture becomes without them."
@@ -47,6 +47,7 @@ def build(base, store, shared: Shared) -> None:
         gr.Markdown("**Silence it.** The same seed, drawn with the concept's neurons and with the untaught model's values in their place.")
         quiet = gr.Button("Draw with and without its neurons", size="sm", elem_id="silence")
         pair = gr.HTML()
+        probing.build(shared, name)
         owning.build(base, store, shared, name)
 
     def refresh(session, asked):
