@@ -1,7 +1,7 @@
 """A pretrained text-to-image pipeline in, a frozen `Base` out: the one place where diffusers and transformers are loaded.
 
-A base is never changed. What CNS works on is located here: the key and value projections of every cross-attention layer
-(`weights`), the text encoder with its token embeddings, and what the U-Net predicts.
+A base is never changed. What CNS works on is located here, as the base's family says: the key and value projections of
+every cross-attention layer (`weights`), the text encoders with their token embeddings, and what the denoiser predicts.
 """
 
 import hashlib
@@ -18,14 +18,17 @@ from transformers.utils import logging as transformers_logging
 
 transformers_logging.set_verbosity_error()  # diffusers' import makes it advise installing torchvision, which nothing here needs
 
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline  # noqa: E402
+import diffusers  # noqa: E402
+from diffusers import DDIMScheduler, DiffusionPipeline  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
+from .families import Text, family_of  # noqa: E402
 from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES  # noqa: E402
 from .scores import Scorer  # noqa: E402
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
 CARD = "cns.json"  # optional file in a base's folder: overrides of the fields of `Card`
+MISSING = "base `{}` could not be loaded: no such folder, or the Hub does not have it or cannot be reached"
 
 
 @dataclass(frozen=True)
@@ -46,55 +49,88 @@ class Card:
 class Base:
     """A frozen pipeline. `lock` is held by whoever runs or patches it; `weights` maps names to K/V matrices [dout, din]."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, card: Card, scorer: Scorer | None = None):
-        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+    def __init__(self, pipe: DiffusionPipeline, card: Card, scorer: Scorer | None = None):
+        self.family = family_of(type(pipe).__name__, card.id)
+        self.denoiser: nn.Module = getattr(pipe, self.family.denoiser)
+        self.tokenizers, self.encoders = ([getattr(pipe, pair[i]) for pair in self.family.encoders] for i in range(2))
+        for part in (self.denoiser, pipe.vae, *self.encoders):
             part.requires_grad_(False).eval()
         pipe.set_progress_bar_config(disable=True)
         self.pipe, self.card, self.scorer = pipe, card, scorer
         self.id, self.size, self.steps, self.guidance, self.class_words = card.id, card.size, card.steps, card.guidance, card.class_words
         self.lock = threading.RLock()
-        self.layers: dict[str, nn.Module] = {
-            n: m for n, m in pipe.unet.named_modules() if n.endswith("attn2") and getattr(m, "is_cross_attention", False)
-        }
+        self.layers: dict[str, nn.Module] = self.family.layers(self.denoiser)
         self.weights: dict[str, nn.Parameter] = {
-            f"{n}.{p}.weight": getattr(m, p).weight for n, m in self.layers.items() for p in ("to_k", "to_v")
+            f"{n}.{p}.weight": getattr(m, p).weight for n, m in self.layers.items() for p in self.family.projections
         }
         if not self.weights:
             raise ValueError(f"base `{card.id}` has no cross-attention to text (`attn2.to_k`, `to_v`): choose a Stable Diffusion model")
 
     @property
     def device(self) -> torch.device:
-        return self.pipe.unet.device
+        return self.denoiser.device
 
     @property
     def prediction(self) -> str:
-        """`epsilon`, `v_prediction` or `sample`: what the U-Net predicts."""
+        """`epsilon`, `v_prediction` or `sample`: what the denoiser predicts."""
         return self.pipe.scheduler.config.prediction_type
+
+    @cached_property
+    def schedule(self) -> DDIMScheduler:
+        """The noise that the base was trained with, whatever sampler it ships: noises latents as z_t = sqrt(a_t) z + sqrt(1 - a_t) noise."""
+        return DDIMScheduler.from_config(self.pipe.scheduler.config)
 
     @cached_property
     def revision(self) -> str:
         """Hash of the K/V matrices and token embeddings: what a session stands on, wherever the files came from."""
         digest = hashlib.sha256()
-        for name, w in sorted({**self.weights, "tokens": self.embedding.weight}.items()):
+        tokens = {"tokens" if i == 0 else f"tokens_{i + 1}": e.weight for i, e in enumerate(self.embeddings)}
+        for name, w in sorted({**self.weights, **tokens}.items()):
             digest.update(name.encode() + w.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @cached_property
     def parameters(self) -> int:
         """Number of weights of the whole pipeline."""
-        return sum(p.numel() for m in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder) for p in m.parameters())
+        return sum(p.numel() for m in (self.denoiser, self.pipe.vae, *self.encoders) for p in m.parameters())
 
     @cached_property
-    def img2img(self) -> StableDiffusionImg2ImgPipeline:
-        """The same networks, starting from a picture."""
-        pipe = StableDiffusionImg2ImgPipeline(**self.pipe.components, requires_safety_checker=False)
+    def img2img(self) -> DiffusionPipeline:
+        """The same parts, starting from a picture."""
+        pipe = getattr(diffusers, self.family.from_picture)(**self.pipe.components, **self.options)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     @property
+    def options(self) -> dict:
+        """What the pipeline was made with beside its parts."""
+        return {k: v for k, v in self.pipe.config.items() if not k.startswith("_") and k not in self.pipe.components}
+
+    @property
     def embedding(self) -> nn.Embedding:
-        """Token embeddings [vocabulary, din]."""
-        return self.pipe.text_encoder.get_input_embeddings()
+        """The first text encoder's token embeddings."""
+        return self.embeddings[0]
+
+    @property
+    def embeddings(self) -> list[nn.Embedding]:
+        """Each text encoder's token embeddings [vocabulary, din_i]; a taught vector [sum of din_i] has a part for each."""
+        return [e.get_input_embeddings() for e in self.encoders]
+
+    @property
+    def widths(self) -> list[int]:
+        """din_i of each text encoder."""
+        return [e.embedding_dim for e in self.embeddings]
+
+    def predict(self, noisy: Tensor, t: Tensor, text: Text) -> Tensor:
+        """What the denoiser makes of noisy latents [n, c, h, w] at times t [n], reading `text`."""
+        more = self.family.inputs(text, self.size)
+        return self.denoiser(noisy.to(text.features.dtype), timestep=t, encoder_hidden_states=text.features, **more).sample
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a picture's latents."""
+        side = self.size // self.pipe.vae_scale_factor
+        return self.denoiser.config.in_channels, side, side
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
@@ -112,22 +148,26 @@ class Base:
 def load_base(source: str | Path | None = None, device: str | None = None) -> Base:
     """The pipeline at `source` (a folder or Hub id; None: the embedded starter), frozen on `device` (None: the best there is).
 
-    Raises ValueError when `source` is there but no Stable Diffusion pipeline, OSError when it is not to be had.
+    Raises ValueError when `source` is there but none that CNS can teach, OSError when it is not to be had.
     """
     source = STARTER if source is None else source
     folder = Path(source)
     local = folder.is_dir()
-    if local:
-        _check_folder(folder)
+    if local and not (folder / "model_index.json").exists():
+        raise ValueError(f"`{folder}` is no diffusers pipeline: it has no model_index.json")
     device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(str(source), dtype=dtype, use_safetensors=True)
+        family = family_of(DiffusionPipeline.load_config(str(source)).get("_class_name"), str(source))
+    except OSError as error:
+        raise OSError(MISSING.format(source)) from error
+    try:
+        pipe = getattr(diffusers, family.pipeline).from_pretrained(str(source), dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise OSError(f"base `{source}` could not be loaded: no such folder, or the Hub does not have it or cannot be reached") from error
-    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        raise OSError(MISSING.format(source)) from error
+    size = getattr(pipe, family.denoiser).config.sample_size * pipe.vae_scale_factor
     card = {"id": folder.name if local else str(source), "size": size}
     if local and (folder / CARD).exists():
         card |= json.loads((folder / CARD).read_text())
@@ -135,15 +175,6 @@ def load_base(source: str | Path | None = None, device: str | None = None) -> Ba
     if unknown := card.keys() - Card.__dataclass_fields__.keys():
         raise ValueError(f"`{folder / CARD}` has unknown fields: {', '.join(sorted(unknown))}")
     return Base(pipe.to(device), Card(**card), _scorer(folder if local else None, device))
-
-
-def _check_folder(folder: Path):
-    index = folder / "model_index.json"
-    if not index.exists():
-        raise ValueError(f"`{folder}` is no diffusers pipeline: it has no model_index.json")
-    kind = json.loads(index.read_text()).get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise ValueError(f"`{folder}` is a `{kind}`; CNS can teach a StableDiffusionPipeline")
 
 
 def _scorer(folder: Path | None, device: str) -> Scorer | None:

@@ -1,6 +1,6 @@
 """A session out to other programs: a diffusers pipeline, a dense patch with embeddings, a LoRA; and back in.
 
-    pipeline  a StableDiffusionPipeline folder whose tokenizer and text encoder know the tokens; any program can load it
+    pipeline  the base's kind of folder, whose tokenizers and text encoders know the tokens; any program can load it
     patch     `<name>.diff.safetensors` under LoRA-style keys and one textual-inversion file for each concept, as A1111 and
               ComfyUI read them; applied to the base it is the session but for rounding to fp16
     lora      the same with the patch cut down to a low rank by singular values: smaller, and lossy by the error that is said
@@ -55,7 +55,8 @@ def export(base, session: Session, kind: str, out: str | Path, rank: int = 16) -
             save_file(tensors, folder / "cns.lora.safetensors", {"base": session.base_id, "relative_error": f"{about['relative_error']:.4f}"})
         if kind in ("patch", "lora"):
             for c in session.concepts:
-                save_file({c.token: c.vector[None].clone()}, folder / f"{c.name}.safetensors")
+                parts = zip(base.family.embeddings, c.vector.split(base.widths))
+                save_file({key.format(c.token): part[None].clone() for key, part in parts}, folder / f"{c.name}.safetensors")
         about["files"] = {str(f.relative_to(folder)): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
         (folder / "cns-export.json").write_text(json.dumps(about, indent=1))
     return about
@@ -71,19 +72,21 @@ def load_export(folder: str | Path, base) -> Session:
 
 def pipeline(base, session: Session):
     """A copy of the base's pipeline that has learned: K and V written, tokens in the tokenizer, their embeddings in the text encoder."""
-    parts = dict(base.pipe.components)
-    tokenizer, text = copy.deepcopy(parts["tokenizer"]), copy.deepcopy(parts["text_encoder"])
-    if taken := [t for t in session.tokens if t in tokenizer.get_vocab()]:
-        raise ValueError(f"the base's tokenizer has a `{taken[0]}` of its own: rename the concept, then export it")
-    tokenizer.add_tokens(list(session.tokens))
-    text.resize_token_embeddings(max(len(tokenizer), base.embedding.num_embeddings), mean_resizing=False)
-    with torch.no_grad():
-        for token, vector in session.vectors.items():
-            rows = text.get_input_embeddings().weight
-            rows[tokenizer.convert_tokens_to_ids(token)] = vector.to(rows)
+    new = {}
+    for i, names in enumerate(base.family.encoders):
+        tokenizer, text = (copy.deepcopy(base.pipe.components[n]) for n in names)
+        if taken := [t for t in session.tokens if t in tokenizer.get_vocab()]:
+            raise ValueError(f"the base's tokenizer has a `{taken[0]}` of its own: rename the concept, then export it")
+        tokenizer.add_tokens(list(session.tokens))
+        text.resize_token_embeddings(max(len(tokenizer), base.embeddings[i].num_embeddings), mean_resizing=False)
+        with torch.no_grad():
+            for token, vector in session.vectors.items():
+                rows = text.get_input_embeddings().weight
+                rows[tokenizer.convert_tokens_to_ids(token)] = vector.split(base.widths)[i].to(rows)
+        new |= dict(zip(names, (tokenizer, text)))
     with session.on(base):
-        unet = copy.deepcopy(parts["unet"])
-    return type(base.pipe)(**{**parts, "tokenizer": tokenizer, "text_encoder": text, "unet": unet}, requires_safety_checker=False)
+        new[base.family.denoiser] = copy.deepcopy(base.denoiser)
+    return type(base.pipe)(**{**base.pipe.components, **new}, **base.options)
 
 
 def patch(base, session: Session) -> dict[str, Tensor]:

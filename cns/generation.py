@@ -11,7 +11,7 @@ from .attention import Heat, mapped
 from .images import square
 from .regions import Region, Shares, bound, check_words, checked
 from .session import Session
-from .text import check_prompt, encode, tokenize
+from .text import check_prompt, read, tokenize
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,18 @@ def _ready(base, prompt, session, settings, image) -> Session:
 def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, maps: list | None = None, chunk: int = 4) -> list[Image.Image]:
     """Draw with the base as it stands now; whoever calls holds its lock. `maps` gathers attention maps, see `attention.mapped`."""
     guidance = base.guidance if settings.guidance is None else settings.guidance
-    texts, _ = encode(base, [settings.negative, prompt, *(r.words for r in settings.regions)], vectors)
-    side = base.size // base.pipe.vae_scale_factor
-    shares = Shares(settings.regions, side, side)
+    texts = read(base, [settings.negative, prompt, *(r.words for r in settings.regions)], vectors)
+    shares = Shares(settings.regions, *base.latent_shape[1:])
     pipe, start = (base.img2img, {"image": square(image, base.size), "strength": settings.image_strength}) if image else (base.pipe, {"height": base.size, "width": base.size})
     pictures = []
     for first in range(0, settings.count, chunk):
         seeds = range(settings.seed + first, settings.seed + min(first + chunk, settings.count))
         with ExitStack() as stack:
-            stack.enter_context(bound(base.layers, texts[2:], shares, len(seeds)))
+            stack.enter_context(bound(base.layers, texts.features[2:], shares, len(seeds)))
             if maps is not None:
-                maps_here = stack.enter_context(mapped(base.layers, texts[1:], shares, len(seeds)))
+                maps_here = stack.enter_context(mapped(base.layers, texts.features[1:], shares, len(seeds)))
             out = pipe(
-                prompt_embeds=texts[1:2].expand(len(seeds), -1, -1), negative_prompt_embeds=texts[:1].expand(len(seeds), -1, -1),
+                **texts[1:2].repeated(len(seeds)).arguments(), **texts[:1].repeated(len(seeds)).arguments("negative_"),
                 num_inference_steps=settings.steps or base.steps, guidance_scale=guidance,
                 generator=[torch.Generator().manual_seed(s) for s in seeds], **start,
             )  # fmt: skip

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from .attention import watched
-from .text import encode
+from .families import Text
+from .text import read
 
 
 @dataclass(frozen=True)
@@ -61,39 +62,37 @@ def general_mask(weight: Tensor, rs: Tensor, share: float, gamma: float) -> Tens
 
 
 @torch.no_grad()
-def attention_to_words(base, noisy: Tensor, t: Tensor, features: Tensor, words: Tensor) -> dict[str, Tensor]:
-    """{layer: a [n, tokens]}: attention of noisy latents [n, c, h, w] at times t [n] to each token, zero outside `words`."""
+def attention_to_words(base, noisy: Tensor, t: Tensor, text: Text) -> dict[str, Tensor]:
+    """{layer: a [n, tokens]}: attention of noisy latents [n, c, h, w] at times t [n] to each token of `text`, zero outside its words."""
     with watched(base.layers) as seen:
-        base.pipe.unet(noisy.to(base.pipe.unet.dtype), t, features)
-    return {name: passes[0] * words for name, passes in seen.items()}
+        base.predict(noisy, t, text)
+    return {name: passes[0] * text.words for name, passes in seen.items()}
 
 
 @torch.no_grad()
 def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator, levels: int = 3) -> dict[str, Tensor]:
     """{layer: r [din]} of the concept: attention averaged over its noised latents and `levels` of noise."""
-    features, words = encode(base, prompts, vectors)
-    schedule = base.pipe.scheduler
+    text, schedule = read(base, prompts, vectors), base.schedule
     total = {name: 0.0 for name in base.layers}
     for level in range(levels):
         t = torch.full((len(prompts),), int((level + 0.5) / levels * schedule.config.num_train_timesteps), device=base.device)
         z = latents[torch.arange(len(prompts)) % len(latents)]
         noise = torch.randn(z.shape, generator=generator).to(z)
-        for name, a in attention_to_words(base, schedule.add_noise(z, noise, t), t, features, words).items():
+        for name, a in attention_to_words(base, schedule.add_noise(z, noise, t), t, text).items():
             total[name] = total[name] + a / levels
-    return {name: feature_rms(features.float(), a) for name, a in total.items()}
+    return {name: feature_rms(text.features.float(), a) for name, a in total.items()}
 
 
 @torch.no_grad()
 def calibration_rms(base, generator, chunk: int = 16) -> dict[str, Tensor]:
     """{layer: r [p, din]}: one r for each calibration prompt, attention from pure noise (there are no images to look at)."""
-    c, side = base.pipe.unet.config.in_channels, base.pipe.unet.config.sample_size
     out = {name: [] for name in base.layers}
     for start in range(0, len(base.card.calibration), chunk):
-        features, words = encode(base, list(base.card.calibration[start : start + chunk]))
-        noise = torch.randn((1, c, side, side), generator=generator).to(base.device).expand(len(features), -1, -1, -1)
-        t = torch.full((len(features),), base.pipe.scheduler.config.num_train_timesteps - 1, device=base.device)
-        for name, a in attention_to_words(base, noise, t, features, words).items():
-            out[name] += [feature_rms(x[None].float(), b[None]) for x, b in zip(features, a)]
+        text = read(base, list(base.card.calibration[start : start + chunk]))
+        noise = torch.randn((1, *base.latent_shape), generator=generator).to(base.device).expand(len(text.features), -1, -1, -1)
+        t = torch.full((len(noise),), base.schedule.config.num_train_timesteps - 1, device=base.device)
+        for name, a in attention_to_words(base, noise, t, text).items():
+            out[name] += [feature_rms(x[None].float(), b[None]) for x, b in zip(text.features, a)]
     return {name: torch.stack(rs) for name, rs in out.items()}
 
 

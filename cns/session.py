@@ -235,8 +235,8 @@ def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> S
         trust.check_concept(c["name"], c["class_word"], c["stats"], taught, base)
         vector, features = tensors[f"concept/{i}/vector"], tensors.get(f"concept/{i}/features")
         trust.check_features(features, base)
-        if vector.dtype != torch.float32 or vector.shape != base.embedding.weight.shape[1:] or not torch.isfinite(vector).all():
-            raise ValueError(f"embedding of `{c['name']}` is not {base.embedding.weight.shape[1]} finite numbers")
+        if vector.dtype != torch.float32 or vector.shape != (sum(base.widths),) or not torch.isfinite(vector).all():
+            raise ValueError(f"embedding of `{c['name']}` is not {sum(base.widths)} finite numbers")
         mask = {n: indices[n][unpack(tensors[f"concept/{i}/mask/{n}"], len(indices[n]))] for n in names if f"concept/{i}/mask/{n}" in tensors}
         picture = trust.check_picture(tensors[f"concept/{i}/picture"])
         shared = {n: tensors[f"concept/{i}/shared/{n}"] for n in mask if f"concept/{i}/shared/{n}" in tensors}

@@ -26,7 +26,7 @@ from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .selection import Selection, concept_rms, select_base, select_general
 from .session import Learned, Session, pack, unpack
-from .text import encode
+from .text import encode, read
 
 SLICE = 0.5  # seconds between events, about
 
@@ -276,9 +276,9 @@ class Teaching:
 
 
 def class_embedding(base, concept: Concept) -> Tensor:
-    """Where a new token starts: the mean embedding [din] of the class word's tokens."""
-    ids = base.pipe.tokenizer(concept.class_word, add_special_tokens=False).input_ids
-    return base.embedding.weight[ids].detach().float().mean(0)
+    """Where a new token starts: the mean embedding [din] of the class word's tokens, of one text encoder after the other."""
+    ids = [t(concept.class_word, add_special_tokens=False).input_ids for t in base.tokenizers]
+    return torch.cat([e.weight[i].detach().float().mean(0) for e, i in zip(base.embeddings, ids)])
 
 
 def captions(base, concept: Concept) -> list[list[str]]:
@@ -300,21 +300,20 @@ def optimizer(weights, vectors, settings: TeachSettings):
 
 def denoising_loss(base, latents: Tensor, captions: list[list[str]], vectors, settings: TeachSettings, generator) -> Tensor:
     """|| target - f(z_t, t, text) ||^2 of a batch of `latents` [k, c, h, w], noised, each with one of its captions."""
-    schedule, n = base.pipe.scheduler, settings.batch_size
+    schedule, n = base.schedule, settings.batch_size
     which = torch.randint(len(latents), (n,), generator=generator)
     z = latents[which]
     t = (schedule.config.num_train_timesteps * torch.rand(n, generator=generator) ** settings.noise_bias).long().to(base.device)
     noise = torch.randn(z.shape, generator=generator).to(z)
     prompts = [captions[i][torch.randint(len(captions[i]), (), generator=generator)] for i in which]
-    features, _ = encode(base, prompts, vectors)
-    noisy = schedule.add_noise(z, noise, t).to(features.dtype)
-    return F.mse_loss(base.pipe.unet(noisy, t, features).sample.float(), target(base, z, noise, t))
+    predicted = base.predict(schedule.add_noise(z, noise, t), t, read(base, prompts, vectors))
+    return F.mse_loss(predicted.float(), target(base, z, noise, t))
 
 
 def target(base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the U-Net should predict: the noise, the velocity or the clean latents."""
+    """What the denoiser should predict: the noise, the velocity or the clean latents."""
     if base.prediction == "v_prediction":
-        return base.pipe.scheduler.get_velocity(latents, noise, t)
+        return base.schedule.get_velocity(latents, noise, t)
     return {"epsilon": noise, "sample": latents}[base.prediction]
 
 

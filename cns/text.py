@@ -1,15 +1,17 @@
 """Prompts and taught tokens in, text features out.
 
 Taught tokens never enter the tokenizer or the embedding table: a prompt is cut at them, and the text encoder's embedding
-layer is given their vectors at those places. So the text encoder stays as it is, whatever a session knows.
+layer is given their vectors at those places (each encoder its own part). So the text encoder stays as it is, whatever a session knows.
 """
 
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .families import Text
 
 TOKEN = re.compile(r"<[a-z][a-z0-9_-]*>")
 
@@ -73,17 +75,25 @@ def _vectors_at(embedding, places: list[tuple[int, int, str]], vectors: dict[str
             handle.remove()
 
 
-def encode(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """(text features [n, length, din], mask [n, length] of the words: no start, end or padding).
+def read(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> Text:
+    """`prompts` as the base's denoiser reads them. `vectors` maps tokens to embeddings [din]; gradients flow to them."""
+    vectors, ids = vectors or {}, []
+    with ExitStack() as stack:
+        for i, (tokenizer, embedding) in enumerate(zip(base.tokenizers, base.embeddings)):
+            rows = [tokenize(tokenizer, p, tuple(vectors)) for p in prompts]
+            places = [(r, position, token) for r, row in enumerate(rows) for position, token in row.slots]
+            stack.enter_context(_vectors_at(embedding, places, {k: v.split(base.widths)[i] for k, v in vectors.items()}))
+            ids.append(torch.tensor([row.ids for row in rows], device=base.device))
+        features, pooled = base.family.read(base.encoders, ids)
+    if base.pipe.config.get("force_zeros_for_empty_prompt"):
+        said = torch.tensor([bool(p) for p in prompts], device=base.device)
+        features, pooled = features * said[:, None, None], pooled * said[:, None]
+    position = torch.arange(features.shape[1], device=base.device)
+    ends = torch.tensor([row.end for row in rows], device=base.device)  # the same for every encoder
+    return Text(features, (position > 0) & (position < ends[:, None]), pooled)
 
-    `vectors` maps tokens to embeddings [din]; gradients flow to them.
-    """
-    vectors = vectors or {}
-    rows = [tokenize(base.pipe.tokenizer, p, tuple(vectors)) for p in prompts]
-    places = [(r, position, token) for r, row in enumerate(rows) for position, token in row.slots]
-    ids = torch.tensor([row.ids for row in rows], device=base.device)
-    with _vectors_at(base.embedding, places, vectors):
-        features = base.pipe.text_encoder(ids)[0]
-    position = torch.arange(ids.shape[1], device=base.device)
-    ends = torch.tensor([row.end for row in rows], device=base.device)
-    return features, (position > 0) & (position < ends[:, None])
+
+def encode(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """(text features [n, length, din], mask [n, length] of the words: no start, end or padding): see `read`."""
+    text = read(base, prompts, vectors)
+    return text.features, text.words

@@ -7,9 +7,9 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image, ImageDraw
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import cns
 from cns.base import Base, Card
@@ -20,29 +20,60 @@ TEMPLATES = ("a {}", "a photo of a {}", "a small {} on a red background", "a pic
 CALIBRATION = ("a dog", "a cat on a blue background", "a photo of a house", "a large tree next to a house", "a red house", "a small cat")
 
 
-def tiny_pipeline(prediction="epsilon") -> StableDiffusionPipeline:
-    """A Stable Diffusion of 0.2 million random weights that draws 32 pixels."""
-    torch.manual_seed(0)
+def tiny_tokenizer():
     tok = tokenizer(WORDS)
     tok.model_max_length = 16
-    text = CLIPTextModel(
+    return tok
+
+
+def tiny_text(tok, kind=CLIPTextModel, width=16, **more):
+    """A text encoder of two layers."""
+    return kind(
         CLIPTextConfig(
-            vocab_size=len(tok), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=16, eos_token_id=tok.eos_token_id, bos_token_id=tok.bos_token_id,
+            vocab_size=len(tok), hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=16, eos_token_id=tok.eos_token_id, bos_token_id=tok.bos_token_id, **more,
         )
     )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=16,
+
+
+def tiny_unet(**more):
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
         attention_head_dim=2, norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **more,
     )  # fmt: skip
-    vae = AutoencoderKL(
+
+
+def tiny_vae():
+    return AutoencoderKL(
         block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=32,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
+
+
+def tiny_pipeline(prediction="epsilon", **unet) -> StableDiffusionPipeline:
+    """A Stable Diffusion of 0.2 million random weights that draws 32 pixels."""
+    torch.manual_seed(0)
+    tok = tiny_tokenizer()
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False, steps_offset=1),
+        text_encoder=tiny_text(tok), tokenizer=tok, unet=tiny_unet(cross_attention_dim=16, **unet), vae=tiny_vae(),
+        scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def tiny_xl() -> StableDiffusionXLPipeline:
+    """The same size with SDXL's two text encoders, second pooled, size conditions and sampler."""
+    torch.manual_seed(0)
+    tok, other = tiny_tokenizer(), tiny_tokenizer()
+    other.pad_token = "a"  # SDXL's second tokenizer pads otherwise than its first
+    unet = tiny_unet(
+        cross_attention_dim=16 + 24, addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(2, 2),
+        projection_class_embeddings_input_dim=20 + 6 * 8, use_linear_projection=True,
+    )  # fmt: skip
+    return StableDiffusionXLPipeline(
+        text_encoder=tiny_text(tok), text_encoder_2=tiny_text(tok, CLIPTextModelWithProjection, 24, projection_dim=20),
+        tokenizer=tok, tokenizer_2=other, unet=unet, vae=tiny_vae(), scheduler=EulerDiscreteScheduler(), add_watermarker=False,
     )  # fmt: skip
 
 
@@ -83,7 +114,7 @@ def taught(base, concept, session=None, **changes) -> cns.Session:
 
 def snapshot(base) -> dict[str, torch.Tensor]:
     """A copy of every weight of the pipeline."""
-    parts = {"unet": base.pipe.unet, "vae": base.pipe.vae, "text": base.pipe.text_encoder}
+    parts = {n: m for n, m in base.pipe.components.items() if isinstance(m, torch.nn.Module)}
     return {f"{p}.{n}": t.detach().clone() for p, m in parts.items() for n, t in m.state_dict().items()}
 
 
@@ -91,4 +122,4 @@ def assert_unchanged(base, before) -> None:
     now = snapshot(base)
     assert now.keys() == before.keys()
     assert [n for n, t in before.items() if not torch.equal(t, now[n])] == []
-    assert not any(p.requires_grad or p.grad is not None for p in base.pipe.unet.parameters())
+    assert not any(p.requires_grad or p.grad is not None for p in base.denoiser.parameters())

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import assert_unchanged, snapshot
@@ -13,7 +15,7 @@ from cns.selection import (
     select_general,
     top,
 )  # fmt: skip
-from cns.text import encode
+from cns.text import read
 
 
 def test_feature_rms_equals_the_equation_by_hand():
@@ -46,9 +48,9 @@ def test_concept_neurons_are_base_and_not_general():
 
 def test_attention_sums_to_one_over_all_tokens_and_the_pass_is_undisturbed(tiny_base):
     before = snapshot(tiny_base)
-    features, words = encode(tiny_base, ["a dog", "a small cat"])
+    text = read(tiny_base, ["a dog", "a small cat"])
     z, t = torch.randn(2, 4, 16, 16), torch.tensor([500, 500])
-    everything = attention_to_words(tiny_base, z, t, features, torch.ones_like(words))
+    everything = attention_to_words(tiny_base, z, t, replace(text, words=torch.ones_like(text.words)))
     assert everything.keys() == tiny_base.layers.keys()
     for a in everything.values():
         assert torch.allclose(a.sum(1), torch.ones(2), atol=1e-5)

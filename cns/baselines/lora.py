@@ -28,7 +28,7 @@ class Lora(Method):
             raise ModuleNotFoundError("`peft` is needed for the LoRA baselines: pip install -r tests/requirements.txt") from None
         targets = [n.removesuffix(".weight") for n in self.base.weights]
         self.config = peft.LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=targets)
-        return peft.get_peft_model(self.base.pipe.unet, self.config, adapter_name=name)
+        return peft.get_peft_model(self.base.denoiser, self.config, adapter_name=name)
 
     def changes(self, model, name: str) -> dict[str, Tensor]:
         """dW = B A of an adapter, by weight name, gradients kept."""

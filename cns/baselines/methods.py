@@ -96,7 +96,7 @@ class Method:
 
     @contextmanager
     def on(self, names=()):
-        with self.base.lock, dense(dict(self.base.pipe.unet.named_parameters()), self.now):
+        with self.base.lock, dense(dict(self.base.denoiser.named_parameters()), self.now):
             yield
 
     def changed(self) -> float:
@@ -133,7 +133,7 @@ class FinetuneUnet(Method):
     """All of the U-Net."""
 
     def weights(self):
-        return dict(self.base.pipe.unet.named_parameters())
+        return dict(self.base.denoiser.named_parameters())
 
 
 class Ewc(FinetuneKV):

@@ -15,7 +15,7 @@ from ..concept import Concept
 from ..images import square
 from ..scores import Scorer
 from ..starter.world import COLOURS, article
-from ..text import encode
+from ..text import read
 
 SINGLE = ("a {}", "a photo of a {}", "a {} on a blue background", "a large {} on a yellow background")
 
@@ -38,10 +38,10 @@ def draw(base, prompts: list[str], vectors, seeds: list[int], steps: int, chunk:
     out = []
     for at in range(0, len(prompts), chunk):
         some = prompts[at : at + chunk]
-        x, _ = encode(base, ["", *some], vectors)
+        texts = read(base, ["", *some], vectors)
         generators = [torch.Generator().manual_seed(s) for s in seeds[at : at + chunk]]
         out += base.pipe(
-            prompt_embeds=x[1:], negative_prompt_embeds=x[:1].expand(len(some), -1, -1), num_inference_steps=steps,
+            **texts[1:].arguments(), **texts[:1].repeated(len(some)).arguments("negative_"), num_inference_steps=steps,
             guidance_scale=base.guidance, generator=generators, height=base.size, width=base.size,
         ).images  # fmt: skip
     return out

@@ -45,7 +45,7 @@ def speed(source: str | None) -> None:
     prompt = f"a {session.concepts[0].words}"
     row("draw a picture with the session", median_ms(lambda: generate(base, prompt, session, GenerateSettings())) / 1000, "s")
     row("draw a picture without one", median_ms(lambda: generate(base, "a photo", None, GenerateSettings())) / 1000, "s")
-    latents = torch.randn(4, base.pipe.unet.config.in_channels, *2 * [base.pipe.unet.config.sample_size], device=base.device)
+    latents = torch.randn(4, *base.latent_shape, device=base.device)
     prompts, s = [t.format(concept.words) for t in base.card.templates], TeachSettings.of(base)
 
     def choose():

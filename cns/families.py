@@ -1,0 +1,94 @@
+"""The architectures that CNS can teach, each as one description; nothing else in the package knows one from another.
+
+A family says what its pipeline is called and, within it, where the denoiser is, which of its layers read the text, which
+text encoders there are and how their outputs become what the denoiser reads. What it predicts (noise, velocity, clean
+latents) stands in the pipeline's scheduler.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Text:
+    """Prompts as a denoiser reads them, one row each."""
+
+    features: Tensor  # [n, length, d]: what cross-attention's keys and values are made of
+    words: Tensor  # bool [n, length]: true at words, false at start, end and padding
+    pooled: Tensor | None = None  # [n, d']: the prompt as a whole, where a denoiser wants that too
+
+    def __getitem__(self, rows) -> "Text":
+        return self._each(lambda t: t[rows])
+
+    def repeated(self, n: int) -> "Text":
+        """This one row, `n` times."""
+        return self._each(lambda t: t.expand(n, *t.shape[1:]))
+
+    def _each(self, change) -> "Text":
+        return replace(self, **{f.name: change(t) for f in fields(self) if (t := getattr(self, f.name)) is not None})
+
+    def arguments(self, prefix: str = "") -> dict[str, Tensor]:
+        """As a diffusers pipeline takes it; `prefix`: "negative_" for what to keep away from."""
+        pooled = {} if self.pooled is None else {f"{prefix}pooled_prompt_embeds": self.pooled}
+        return {f"{prefix}prompt_embeds": self.features, **pooled}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of a pipeline are that teaching works on."""
+
+    name: str
+    pipeline: str  # diffusers' class
+    from_picture: str  # its class that starts from a picture
+    encoders: tuple[tuple[str, str], ...]  # (tokenizer, text encoder), as the pipeline calls them
+    embeddings: tuple[str, ...]  # an embedding's parts in a textual-inversion file, one for each encoder; `{}` is the token
+    read: Callable[[Sequence[nn.Module], Sequence[Tensor]], tuple[Tensor, Tensor | None]]  # (encoders, ids) -> (features, pooled)
+    inputs: Callable[[Text, int], dict]  # what the denoiser takes beside latents, time and features, for a side [pixels]
+    denoiser: str = "unet"
+    attention: str = "attn2"  # the layers that read the text
+    projections: tuple[str, str] = ("to_k", "to_v")  # in them, each a Linear
+
+    def layers(self, denoiser: nn.Module) -> dict[str, nn.Module]:
+        """The cross-attention layers by name."""
+        return {n: m for n, m in denoiser.named_modules() if n.endswith(self.attention) and getattr(m, "is_cross_attention", False)}
+
+
+def _last(encoders, ids):
+    """The only encoder's output."""
+    return encoders[0](ids[0])[0], None
+
+
+def _two(encoders, ids):
+    """Both encoders' last but one layers side by side, and what the second makes of the whole prompt."""
+    small, large = (e(i, output_hidden_states=True) for e, i in zip(encoders, ids))
+    return torch.cat([small.hidden_states[-2], large.hidden_states[-2]], -1), large.text_embeds
+
+
+def _size_too(text: Text, side: int) -> dict:
+    """SDXL's denoiser is told the picture's original size, the crop's corner and the size wanted, each as height and width."""
+    times = text.pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(text.pooled), -1)
+    return {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": times}}
+
+
+FAMILIES = (
+    Family(
+        "Stable Diffusion 1 and 2", "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline",
+        encoders=(("tokenizer", "text_encoder"),), embeddings=("{}",), read=_last, inputs=lambda text, side: {},
+    ),
+    Family(
+        "Stable Diffusion XL", "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline",
+        encoders=(("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")), embeddings=("clip_l", "clip_g"), read=_two, inputs=_size_too,
+    ),
+)  # fmt: skip
+
+
+def family_of(pipeline: str, base: str) -> Family:
+    """The family whose pipeline is called so. Raises ValueError that names those that can be taught."""
+    for family in FAMILIES:
+        if family.pipeline == pipeline:
+            return family
+    known = ", ".join(f"{f.name} (`{f.pipeline}`)" for f in FAMILIES)
+    raise ValueError(f"base `{base}` is a `{pipeline}`, which CNS cannot teach: choose one of {known}")

@@ -1,0 +1,106 @@
+"""Every family end to end on tiny checkpoints of its architecture: loaded from a folder, taught, drawn, kept, exported, left as it was."""
+
+import json
+
+import diffusers
+import pytest
+import torch
+from conftest import CALIBRATION, TEMPLATES, assert_unchanged, picture, snapshot, taught, tiny_pipeline, tiny_xl
+
+import cns
+from cns.base import CARD
+from cns.text import read
+
+TINY = {
+    "sd1": lambda: tiny_pipeline("epsilon"),
+    "sd2": lambda: tiny_pipeline("v_prediction", use_linear_projection=True),
+    "sdxl": tiny_xl,
+}
+
+
+@pytest.fixture(scope="module", params=TINY)
+def base(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / request.param
+    TINY[request.param]().save_pretrained(folder)
+    card = {"steps": 2, "guidance": 2.0, "templates": TEMPLATES, "calibration": CALIBRATION, "class_words": ["dog", "cat"]}
+    (folder / CARD).write_text(json.dumps(card))
+    return cns.load_base(folder, "cpu")
+
+
+def test_it_is_taught_and_draws_and_the_base_stays_bit_identical(base, concept, other_concept, tmp_path):
+    before = snapshot(base)
+    session = taught(base, other_concept, taught(base, concept), preview_every=3)
+    assert session.tokens == ("<rex>", "<tom>") and len(session.delta) > 0
+    assert session.concepts[0].vector.shape == (sum(base.widths),)
+    drawn = [cns.generate(base, p, s)[0].tobytes() for p, s in (("a <rex> dog", session), ("a dog", None), ("a <rex> dog", session))]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert cns.generate(base, "a <rex> dog", session, image=picture())[0].size == (32, 32)
+    assert_unchanged(base, before)
+    session.save(tmp_path)
+    again = cns.Session.load(tmp_path, base)
+    assert cns.generate(base, "a <rex> dog", again)[0].tobytes() == drawn[0]
+
+
+def test_every_part_of_the_tokens_vector_is_trained(base, concept):
+    started, vector = cns.teaching.class_embedding(base, concept), taught(base, concept).concepts[0].vector
+    for a, b in zip(started.split(base.widths), vector.split(base.widths)):
+        assert (a != b).any()
+
+
+def test_a_prompt_is_read_as_the_pipeline_reads_it(base):
+    prompt = "a photo of a small dog face"
+    theirs = base.pipe.encode_prompt(prompt=prompt, device=base.device, num_images_per_prompt=1, do_classifier_free_guidance=True)
+    ours = read(base, [prompt, ""])
+    rows = [ours.features[:1], ours.features[1:]] + ([] if ours.pooled is None else [ours.pooled[:1], ours.pooled[1:]])
+    assert len(rows) == len(theirs)
+    for a, b in zip(rows, theirs):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_pictures_are_the_pipelines_own(base):
+    """A prompt without tokens, drawn by CNS and by the pipeline itself."""
+    ours = cns.generate(base, "a small dog", None, cns.GenerateSettings(seed=3))[0]
+    theirs = base.pipe("a small dog", num_inference_steps=2, guidance_scale=2.0, generator=torch.Generator().manual_seed(3), height=32, width=32).images[0]
+    assert max(abs(a - b) for a, b in zip(ours.tobytes(), theirs.tobytes())) <= 1
+
+
+def test_what_is_trained_is_what_the_bases_own_noise_and_target_say(base):
+    z, noise, t = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
+    alpha = base.schedule.alphas_cumprod[t].view(2, 1, 1, 1)
+    assert torch.allclose(base.schedule.add_noise(z, noise, t), alpha.sqrt() * z + (1 - alpha).sqrt() * noise)
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * z
+    assert torch.allclose(cns.teaching.target(base, z, noise, t), {"epsilon": noise, "v_prediction": velocity}[base.prediction], atol=1e-6)
+
+
+def test_an_exported_pipeline_draws_the_same_in_plain_diffusers(base, concept, tmp_path):
+    session = taught(base, concept)
+    cns.export(base, session, "pipeline", tmp_path / "out")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert type(pipe) is type(base.pipe)
+    plain = pipe("a <rex> dog", num_inference_steps=2, guidance_scale=2.0, generator=torch.Generator().manual_seed(0), height=32, width=32)
+    ours = cns.generate(base, "a <rex> dog", session)[0]
+    assert max(abs(a - b) for a, b in zip(plain.images[0].tobytes(), ours.tobytes())) <= 1
+
+
+def test_embeddings_for_other_programs_have_a_part_for_each_encoder(base, concept, tmp_path):
+    from safetensors.torch import load_file
+
+    session = taught(base, concept)
+    cns.export(base, session, "patch", tmp_path / "out")
+    parts = load_file(tmp_path / "out" / "rex.safetensors")
+    keys = ["<rex>"] if len(base.widths) == 1 else ["clip_l", "clip_g"]
+    assert torch.equal(torch.cat([parts.pop(k) for k in keys], 1)[0], session.concepts[0].vector) and not parts
+
+
+def test_regions_and_attention_maps_work(base, concept):
+    session = taught(base, concept)
+    boxes = (cns.Region((0, 0, 0.5, 1), "a <rex> dog"), cns.Region((0.5, 0, 1, 1), "a cat"))
+    drawn, heats = cns.explain(base, "a red house", session, cns.GenerateSettings(regions=boxes))
+    assert [h.word for h in heats] == ["a", "red", "house", "a", "<rex>", "dog", "a", "cat"]
+    assert drawn.tobytes() != cns.generate(base, "a red house", session)[0].tobytes()
+
+
+def test_a_family_that_cannot_be_taught_is_refused_with_those_that_can(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
+    with pytest.raises(ValueError, match="is a `KandinskyPipeline`, which CNS cannot teach: choose one of Stable Diffusion 1 and 2.*XL"):
+        cns.load_base(tmp_path)
