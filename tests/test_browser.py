@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import picture
@@ -299,3 +300,38 @@ def test_what_was_about_to_be_taught_is_offered_after_a_reload(browser, app):
     assert page.locator("#name textarea, #name input").input_value() == "candy"
     page.locator("#draft").wait_for(state="hidden")
     page.context.close()
+
+
+KNOWN = "nested-interactive: ['button[aria-label=\"Click to Upload\"]']"  # a button that Gradio's gallery puts within a button of its own
+
+
+def violations(page):
+    """What axe finds against WCAG 2.1 AA on the page as it stands, one line for each element."""
+    axe = pytest.importorskip("axe_playwright_python", reason="no accessibility checker: pip install -r tests/requirements.txt")
+    page.wait_for_timeout(500)  # fading elements have no contrast yet
+    page.evaluate(next(Path(axe.__file__).parent.glob("axe*.js")).read_text())
+    found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")["violations"]
+    lines = [f"{v['id']}: {n['target']} {n['html'][:120]}" for v in found for n in v["nodes"]]
+    return [line for line in lines if not line.startswith(KNOWN)]
+
+
+def test_every_tab_is_accessible_in_light_and_dark_and_fits_a_phone(page):
+    teach_ready(page, 5)
+    page.locator("#kept", has_text="Saved").wait_for()
+    found = {"taught": violations(page)}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.reload()
+        page.locator("#knows", has_text="<rex> dog face").wait_for()
+        page.get_by_role("button", name="Your session").click()
+        for tab in ("Teach", "Generate", "Inspect Neurons"):
+            page.get_by_role("tab", name=tab).click()
+            if tab == "Inspect Neurons":
+                page.locator("#plot-updates").wait_for()
+                page.locator("#plot-funnel summary").click()
+            found[f"{scheme}, {tab}"] = violations(page)
+    assert {where: what for where, what in found.items() if what} == {}
+    page.set_viewport_size({"width": 390, "height": 844})
+    for tab in ("Teach", "Generate", "Inspect Neurons"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -30,7 +30,7 @@ CSS = """
 .cns-live svg { flex: 1 1 260px; height: 130px; }
 .cns-chip { white-space: nowrap; width: auto !important; flex: 0 0 auto !important; }
 .cns-chips { gap: .4rem !important; }
-.cns-step { margin: .2rem 0 -.3rem; }
+.cns-step { margin: .2rem 0 -.3rem; overflow: visible !important; }
 .cns-empty { padding: 1.4rem; border: 1px dashed var(--border-color-primary); border-radius: 12px; color: var(--body-text-color-subdued); text-align: center; }
 .cns-memory { display: flex; gap: 1.5rem; flex-wrap: wrap; }
 .cns-memory > div { min-width: 236px; }
@@ -54,13 +54,20 @@ CSS = """
 :is(#queue, #drawn, #seen) [data-testid="status-tracker"]:has(.error) { display: none !important; } /* the message itself is enough */
 .show-api-divider { display: none; }
 #silence { align-self: flex-start; width: auto; }
-footer { opacity: .7; }
+button[role="tab"].selected { color: var(--body-text-color) !important; font-weight: 600; }
+footer :is(a, button) { color: var(--body-text-color-subdued) !important; opacity: 1; }
 """
 
 THEME = gr.themes.Default(
     primary_hue="indigo", secondary_hue="slate", neutral_hue="slate", radius_size="lg",
     font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"],
-).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")  # fmt: skip
+).set(
+    body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400",  # 4.5:1 on the page, as all below on theirs
+    button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
+    button_cancel_background_fill="#dc2626", button_cancel_background_fill_hover="#b91c1c",
+    link_text_color="*primary_600", link_text_color_hover="*primary_700", link_text_color_active="*primary_600", link_text_color_visited="*primary_600",
+    link_text_color_dark="*primary_300", link_text_color_hover_dark="*primary_200", link_text_color_active_dark="*primary_300", link_text_color_visited_dark="*primary_300",
+)  # fmt: skip
 LOOK = {"theme": THEME, "css": CSS + plots.CSS + probing.CSS, "head": plots.HEAD, "footer_links": ["gradio", "settings"]}
 
 
