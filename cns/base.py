@@ -22,13 +22,14 @@ import diffusers  # noqa: E402
 from diffusers import DDIMScheduler, DiffusionPipeline  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
+from . import devices  # noqa: E402
 from .families import Text, family_of  # noqa: E402
 from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES  # noqa: E402
 from .scores import Scorer  # noqa: E402
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
 CARD = "cns.json"  # optional file in a base's folder: overrides of the fields of `Card`
-MISSING = "base `{}` could not be loaded: no such folder, or the Hub does not have it or cannot be reached"
+LARGE = 512  # pixels: from this side on, pictures are encoded and decoded one by one, and far larger ones in tiles
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Base:
         for part in (self.denoiser, pipe.vae, *self.encoders):
             part.requires_grad_(False).eval()
         pipe.set_progress_bar_config(disable=True)
+        if card.size >= LARGE:
+            pipe.vae.enable_slicing()
+            pipe.vae.enable_tiling()  # only beyond the side that the autoencoder was trained on
         self.pipe, self.card, self.scorer = pipe, card, scorer
         self.id, self.size, self.steps, self.guidance, self.class_words = card.id, card.size, card.steps, card.guidance, card.class_words
         self.lock = threading.RLock()
@@ -151,22 +155,15 @@ def load_base(source: str | Path | None = None, device: str | None = None) -> Ba
     Raises ValueError when `source` is there but none that CNS can teach, OSError when it is not to be had.
     """
     source = STARTER if source is None else source
-    folder = Path(source)
-    local = folder.is_dir()
-    if local and not (folder / "model_index.json").exists():
-        raise ValueError(f"`{folder}` is no diffusers pipeline: it has no model_index.json")
-    device = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    local, device = Path(source).is_dir(), device or devices.best()
+    dtype = devices.dtype(device)
+    folder, index = _found(source, local)
+    family = family_of(index["_class_name"], str(source))
+    devices.check_room(str(source), devices.weight_bytes(folder, index, dtype), device, dtype)
     try:
-        family = family_of(DiffusionPipeline.load_config(str(source)).get("_class_name"), str(source))
-    except OSError as error:
-        raise OSError(MISSING.format(source)) from error
-    try:
-        pipe = getattr(diffusers, family.pipeline).from_pretrained(str(source), dtype=dtype, use_safetensors=True)
+        pipe = getattr(diffusers, family.pipeline).from_pretrained(folder, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise OSError(MISSING.format(source)) from error
+        raise OSError(f"base `{source}` could not be loaded: {str(error).splitlines()[0]}") from error
     size = getattr(pipe, family.denoiser).config.sample_size * pipe.vae_scale_factor
     card = {"id": folder.name if local else str(source), "size": size}
     if local and (folder / CARD).exists():
@@ -175,6 +172,21 @@ def load_base(source: str | Path | None = None, device: str | None = None) -> Ba
     if unknown := card.keys() - Card.__dataclass_fields__.keys():
         raise ValueError(f"`{folder / CARD}` has unknown fields: {', '.join(sorted(unknown))}")
     return Base(pipe.to(device), Card(**card), _scorer(folder if local else None, device))
+
+
+def _found(source: str | Path, local: bool) -> tuple[Path, dict]:
+    """(the folder of a base's files, downloaded if need be and known to be of a kind that can be taught, its model_index.json)."""
+    folder = Path(source)
+    if local and not (folder / "model_index.json").exists():
+        raise ValueError(f"`{folder}` is no diffusers pipeline: it has no model_index.json")
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        index = DiffusionPipeline.load_config(str(source))
+        family_of(index.get("_class_name"), str(source))
+        return (folder if local else Path(DiffusionPipeline.download(str(source), use_safetensors=True))), index
+    except OSError as error:
+        raise OSError(f"base `{source}` could not be loaded: no such folder, or the Hub does not have it or cannot be reached") from error
 
 
 def _scorer(folder: Path | None, device: str) -> Scorer | None:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from .attention import Heat, mapped
-from .images import square
+from .images import square, withheld
 from .regions import Region, Shares, bound, check_words, checked
 from .session import Session
 from .text import check_prompt, read, tokenize
@@ -96,5 +96,6 @@ def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, m
             )  # fmt: skip
         if maps is not None:
             maps += maps_here
-        pictures += out.images
+        unsafe = getattr(out, "nsfw_content_detected", None) or [False] * len(seeds)  # what the base's own safety checker says, if it ships one
+        pictures += [withheld(p.size) if bad else p for p, bad in zip(out.images, unsafe)]
     return pictures

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -102,3 +102,12 @@ def to_pixels(images: Sequence[Image.Image], size: int) -> Tensor:
     """float32 [n, 3, size, size] in [-1, 1]."""
     arrays = np.stack([np.asarray(square(i, size)) for i in images])
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def withheld(size: tuple[int, int]) -> Image.Image:
+    """What is shown for a picture that a base's safety checker holds back."""
+    picture = Image.new("RGB", size, "#30343a")
+    ImageDraw.Draw(picture).multiline_text(
+        (size[0] / 2, size[1] / 2), "held back by the\nmodel's safety checker:\ntry another seed", "#d5d8dc", anchor="mm", align="center", font_size=max(6, size[0] // 14)
+    )
+    return picture
