@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         help="words for a box, given as fractions of the canvas; repeatable, later ones lie over earlier ones",
     )  # fmt: skip
     sub.add_argument("--layout", type=Path, metavar="FILE", help="regions from a JSON file, under those of --region")
+    sub.add_argument("--together", type=float, metavar="X", help="with regions: the share of the steps that draw all of them, the rest draws each alone; 0 to 1 (default: the base's own)")
     sub.add_argument("--image", type=Path, metavar="FILE", help="a picture to start from")
     sub.add_argument("--image-strength", type=float, metavar="X", help="how much of it is drawn anew, 0.05 to 1 (default: 0.6)")
     sub.add_argument("--overlay", action="store_true", help="also write, for each word of the first picture, where it acted")
@@ -136,7 +137,7 @@ def _generate(args):
     from .regions import check_words
 
     regions = (*(load_layout(args.layout) if args.layout else ()), *map(Region.parse, args.regions))
-    numbers = {n: v for n in ("count", "seed", "steps", "guidance", "negative", "image_strength") if (v := getattr(args, n)) is not None}
+    numbers = {n: v for n in ("count", "seed", "steps", "guidance", "negative", "image_strength", "together") if (v := getattr(args, n)) is not None}
     settings = GenerateSettings(**numbers, regions=regions, strengths=dict(map(_strength, args.strengths)))
     image = load_images([args.image])[0] if args.image else None
     base, session = _open(args)

@@ -45,6 +45,7 @@ class Card:
     calibration: tuple[str, ...] = CALIBRATION  # unrelated prompts: what general neurons respond to
     class_words: tuple[str, ...] = CLASS_WORDS  # to suggest from
     teach: dict = field(default_factory=dict)  # overrides of `TeachSettings`' defaults
+    together: float = 1.0  # how regions are drawn, see `GenerateSettings`
 
 
 class Base:

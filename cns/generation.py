@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from .attention import Heat, mapped
-from .images import square, withheld
-from .regions import Region, Shares, bound, check_words, checked
+from .images import square, to_pictures, to_pixels, withheld
+from .regions import Region, Shares, bound, check_words, checked, set_into
 from .session import Session
 from .text import check_prompt, read, tokenize
 
@@ -26,9 +26,10 @@ class GenerateSettings:
     strengths: dict[str, float] = field(default_factory=dict)  # by concept, 0 to 1.5 times what was taught
     regions: tuple[Region, ...] = ()  # boxes with words of their own, later ones over earlier ones; also as from JSON
     image_strength: float = 0.6  # from a picture: the share of the steps that draw anew, 0.05 to 1
+    together: float | None = None  # with regions: the share of the steps that draw them all, 0 to 1; below 1 each is first drawn alone and set into its box; None: the base's own
 
     def __post_init__(self):
-        ranges = (("count", 1, 16), ("seed", 0, 2**63 - 17), ("steps", 1, 200), ("guidance", 0, 30), ("image_strength", 0.05, 1))
+        ranges = (("count", 1, 16), ("seed", 0, 2**63 - 17), ("steps", 1, 200), ("guidance", 0, 30), ("image_strength", 0.05, 1), ("together", 0, 1))
         for name, low, high in ranges:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -78,6 +79,9 @@ def _ready(base, prompt, session, settings, image) -> Session:
 @torch.no_grad()
 def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, maps: list | None = None, chunk: int = 4) -> list[Image.Image]:
     """Draw with the base as it stands now; whoever calls holds its lock. `maps` gathers attention maps, see `attention.mapped`."""
+    together = base.card.together if settings.together is None else settings.together
+    if settings.regions and image is None and together < 1:
+        return _apart_first(base, prompt, vectors, settings, together, maps)
     guidance = base.guidance if settings.guidance is None else settings.guidance
     texts = read(base, [settings.negative, prompt, *(r.words for r in settings.regions)], vectors)
     shares = Shares(settings.regions, *base.latent_shape[1:])
@@ -99,3 +103,32 @@ def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, m
         unsafe = getattr(out, "nsfw_content_detected", None) or [False] * len(seeds)  # what the base's own safety checker says, if it ships one
         pictures += [withheld(p.size) if bad else p for p, bad in zip(out.images, unsafe)]
     return pictures
+
+
+def _apart_first(base, prompt: str, vectors, settings: GenerateSettings, together: float, maps: list | None) -> list[Image.Image]:
+    """The prompt, then each region's words with the prompt, drawn alone and set into its box; then drawn over with all bound.
+
+    `maps` gathers those of drawing over or, without that, one [count, 1 + regions, tokens, h, w] of drawing alone.
+    """
+
+    def drawn(text) -> tuple[Tensor, Tensor | None]:
+        """(pixels [count, 3, h, w] of `text` alone, attention maps [count, tokens, h, w])"""
+        own: list[Tensor] | None = None if maps is None else []
+        pictures = sample(base, text, vectors, replace(settings, regions=()), maps=own)
+        return to_pixels(pictures, base.size), None if own is None else torch.stack(own).mean(0)[:, 0]
+
+    canvas, seen = drawn(prompt)
+    every = None if seen is None else seen[:, None]  # [count, 1 + regions, tokens, h, w]
+    for r in settings.regions:
+        view, seen = drawn(f"{r.words}, {prompt}")
+        canvas = set_into(canvas, view, r.box)
+        if every is not None:
+            nothing = torch.zeros_like(every[:, :1])
+            every = torch.cat([set_into(every, nothing.expand_as(every), r.box), set_into(nothing, seen[:, None], r.box)], 1)
+    pictures, steps = to_pictures(canvas), settings.steps or base.steps
+    if not together:
+        if maps is not None:
+            maps.append(every)
+        return pictures
+    over = replace(settings, count=1, image_strength=max(together, 1 / steps + 1e-6))
+    return [sample(base, prompt, vectors, replace(over, seed=settings.seed + i), p, maps)[0] for i, p in enumerate(pictures)]

@@ -111,3 +111,9 @@ def withheld(size: tuple[int, int]) -> Image.Image:
         (size[0] / 2, size[1] / 2), "held back by the\nmodel's safety checker:\ntry another seed", "#d5d8dc", anchor="mm", align="center", font_size=max(6, size[0] // 14)
     )
     return picture
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """The inverse of `to_pixels`."""
+    levels = ((pixels + 1) * 127.5).round().clamp(0, 255).byte()
+    return [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in levels]

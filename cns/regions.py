@@ -3,6 +3,9 @@
 Inside a region's box the picture reads the region's words, elsewhere the global prompt. This is done to the output of
 every cross-attention layer: out = sum_r share_r * attention(picture, words_r), where the shares of a place add up to one,
 have soft edges, and a later region lies over an earlier one.
+
+A base that knows things only in places of its own, as the starter does, draws halves of such things side by side. For it, each
+region's words are drawn alone first and set, smaller, into the box (`set_into`), and bound only while all is drawn over.
 """
 
 import json
@@ -21,6 +24,7 @@ from .text import check_prompt
 LIMIT = 8  # regions in a picture
 SMALLEST = 0.05  # side of a box [fraction of the canvas]
 EDGE = 0.06  # width of a soft edge [fraction of the canvas]
+ROOM = 1.4  # a picture drawn alone is set into a box this much larger than the box's shorter side: it leaves a margin around the thing
 
 PRESETS = {  # boxes from the back to the front
     "side by side": ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)),
@@ -99,16 +103,34 @@ class Shares:
 
     def __init__(self, regions: tuple[Region, ...], height: int, width: int):
         self.size = height, width  # of the latents
-        y, x = ((torch.arange(4 * n) + 0.5) / (4 * n) for n in (height, width))
         self.fine = torch.ones(1, 4 * height, 4 * width)  # [1 + regions, 4 height, 4 width]
         for r in regions:
-            left, top, right, bottom = r.box
-            inside = _ramp(y, top, bottom)[:, None] * _ramp(x, left, right)
-            self.fine = torch.cat([self.fine * (1 - inside), inside[None]])
+            part = inside(r.box, 4 * height, 4 * width)
+            self.fine = torch.cat([self.fine * (1 - part), part[None]])
 
     def at(self, queries: int) -> Tensor:
         """[1 + regions, queries] for a layer with so many queries."""
         return F.adaptive_avg_pool2d(self.fine, grid(queries, *self.size)).flatten(1)
+
+
+def inside(box, height: int, width: int) -> Tensor:
+    """[height, width]: 1 inside the box, 0 outside, with soft edges."""
+    y, x = ((torch.arange(n) + 0.5) / n for n in (height, width))
+    return _ramp(y, box[1], box[3])[:, None] * _ramp(x, box[0], box[2])
+
+
+def set_into(canvas: Tensor, view: Tensor, box) -> Tensor:
+    """`canvas` [..., h, w] with `view`, as large, set into the middle of `box`: smaller, its rim and what is outside the box left out."""
+    (left, top, right, bottom), (height, width) = box, canvas.shape[-2:]
+    scale = min(1.0, ROOM * min(right - left, bottom - top))
+    h, w = max(1, round(scale * height)), max(1, round(scale * width))
+    y, x = round(((top + bottom) * height - h) / 2), round(((left + right) * width - w) / 2)
+    small = F.interpolate(view.flatten(0, -4), (h, w), mode="bilinear", antialias=True).unflatten(0, view.shape[:-3])
+    small = F.pad(small, (x, width - w - x, y, height - h - y))  # less than 0 cuts off
+    rim = EDGE * scale
+    window = ((x / width + rim, y / height + rim, (x + w) / width - rim, (y + h) / height - rim)) if scale < 1 else (0, 0, 1, 1)
+    share = (inside(box, height, width) * inside(window, height, width)).to(canvas)
+    return canvas + share * (small - canvas)
 
 
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:

@@ -41,6 +41,8 @@ def test_a_program_teaches_draws_inspects_and_owns_what_was_learned(client, imag
     box = {"box": [0, 0, 0.5, 1], "words": "a <rex> dog"}
     drawn = client.predict("a house", key, count=2, seed=7, steps=2, strengths={"rex": 0.5}, regions=[box], api_name="/generate")
     assert [Image.open(p["path"] if isinstance(p, dict) else p).size for p in drawn] == [(32, 32)] * 2
+    started = client.predict("a house", key, steps=4, image=images[0], image_strength=0.5, api_name="/generate")
+    assert len(started) == 1
     assert [c["token"] for c in client.predict(key, "rex", "max", api_name="/rename")["concepts"]] == ["<max>"]
     other = client.predict(api_name="/new_session")
     teach(client, images, other, "tom")
@@ -58,7 +60,7 @@ def test_bad_input_is_said_and_no_file_of_the_machine_is_read(client, images, tm
         "No session was found": lambda: client.predict(key, api_name="/inspect"),
         "is no session key": lambda: teach(client, images, "mine"),
         "was never taught": lambda: client.predict("a <rex> dog", api_name="/generate"),
-        "are no uploaded files": lambda: teach(client, [{"path": str(tmp_path / "red.png")}], key),
+        "is no uploaded file": lambda: teach(client, [{"path": str(tmp_path / "red.png")}], key),
         "is too large to be sent": lambda: client.predict(key, "pipeline", api_name="/export"),
         "outside the canvas": lambda: client.predict("a dog", regions=[{"box": [0, 0, 2, 1], "words": "a dog"}], api_name="/generate"),
     }

@@ -9,7 +9,8 @@ from conftest import assert_unchanged, picture, snapshot, taught
 import cns
 from cns import GenerateSettings, Region, explain, generate
 from cns.attention import Heat, grid, mapped
-from cns.regions import EDGE, LIMIT, PRESETS, Shares, bound, load_layout, save_layout
+from cns.images import to_pictures, to_pixels
+from cns.regions import EDGE, LIMIT, PRESETS, Shares, bound, load_layout, save_layout, set_into
 from cns.text import encode
 
 LEFT, RIGHT, ALL = (0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 1)
@@ -137,6 +138,7 @@ BAD = {
     "is not four numbers: give left": lambda: Region.parse("0,x,1,1: a dog"),
     "has no colon": lambda: Region.parse("0,0,1,1 a dog"),
     f"there are {LIMIT + 1} regions": lambda: GenerateSettings(regions=(Region(LEFT, "a dog"),) * (LIMIT + 1)),
+    "`together` is 1.5: choose 0 to 1": lambda: GenerateSettings(together=1.5),
     "`image_strength` is 0": lambda: GenerateSettings(image_strength=0),
 }
 
@@ -198,3 +200,38 @@ def test_a_picture_to_start_from_and_regions_work_together(tiny_base, session):
     settings = GenerateSettings(seed=3, regions=(Region(ALL, "a <rex> dog"),))
     both = generate(tiny_base, "a house", session, settings, picture())[0]
     assert levels(both, generate(tiny_base, "a <rex> dog", session, GenerateSettings(seed=3), picture())[0]) <= 1
+
+
+def test_a_view_is_set_smaller_into_the_middle_of_its_box():
+    canvas, view = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    view[..., 24:40, 24:40] = 1  # a thing in the middle
+    out = set_into(canvas, view, (0.5, 0, 1, 1))[0, 0]
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    assert (out * y).sum() / out.sum() == pytest.approx(31.5, abs=1) and (out * x).sum() / out.sum() == pytest.approx(47.5, abs=1)
+    assert out.sum() == pytest.approx((0.7 * 16) ** 2, rel=0.1) and out[:, :28].max() == 0
+    assert torch.equal(set_into(canvas, view, ALL), view)
+    assert set_into(canvas, view, (0, 0, 0.05, 0.05)).sum() > 0
+
+
+def test_drawn_apart_each_box_holds_its_words_drawn_alone(tiny_base, session):
+    settings = GenerateSettings(seed=3, count=2, regions=(Region(LEFT, "a <rex> dog"), Region((0.6, 0.6, 1, 1), "a <tom> cat face")), together=0)
+    got = generate(tiny_base, "a house", session, settings)
+    canvas, rex, tom = (to_pixels(generate(tiny_base, p, session, GenerateSettings(seed=3, count=2)), 32) for p in ("a house", "a <rex> dog, a house", "a <tom> cat face, a house"))
+    wanted = set_into(set_into(canvas, rex, LEFT), tom, (0.6, 0.6, 1, 1))
+    assert [g.tobytes() for g in got] == [w.tobytes() for w in to_pictures(wanted)]
+
+
+def test_drawing_over_binds_all_from_what_was_set_in(tiny_base, session):
+    settings = GenerateSettings(seed=3, regions=(Region(LEFT, "a <rex> dog"),), together=0.5, steps=4)
+    apart = generate(tiny_base, "a house", session, GenerateSettings(**{**vars(settings), "together": 0}))[0]
+    over = generate(tiny_base, "a house", session, GenerateSettings(**{**vars(settings), "image_strength": 0.5}), apart)[0]
+    assert levels(generate(tiny_base, "a house", session, settings)[0], over) <= 1 < levels(over, apart)
+
+
+@pytest.mark.parametrize("together", [0, 0.5])
+def test_where_words_acted_follows_them_into_their_boxes(tiny_base, session, together):
+    settings = GenerateSettings(seed=3, regions=(Region(RIGHT, "a <tom> cat face"),), together=together)
+    drawn, heats = explain(tiny_base, "a house", session, settings)
+    assert drawn.tobytes() == generate(tiny_base, "a house", session, settings)[0].tobytes()
+    assert [h.word for h in heats] == ["a", "house", "a", "<tom>", "cat", "face"]
+    assert heats[3].map.shape == (16, 16) and heats[3].map[:, 10:].mean() > 10 * heats[3].map[:, :6].mean()

@@ -1,7 +1,7 @@
 """Several taught things in one picture: are all of them there, each in its place, and not mixed up? With and without regions.
 
-Each method is taught the same things one after another, then draws pairs and triples of them, from the prompt alone and with a
-box for each besides (see `regions`). Crops are compared with the pictures of every thing of the benchmark by each eye (see
+Each method is taught the same things one after another, then draws pairs and triples of them, from a prompt that names them and
+with a box for each over a prompt that names none (see `regions`). Crops are compared with the pictures of every thing of the benchmark by each eye (see
 `scoring`): a crop shows the thing that it is most like, if it is like enough. The row `real` is the things' own pictures set in
 the boxes: what a perfect drawing would score. A finished method is a JSON file in the results folder, as in `continual`.
 """
@@ -45,6 +45,7 @@ class Run:
     triples: int = 6
     seeds: int = 2  # pictures of each
     draw_steps: int = 20  # denoising steps
+    together: float | None = None  # how regions are drawn, see `GenerateSettings`
     steps: int | None = None  # of teaching a concept; None: the base's own
 
     def __post_init__(self):
@@ -72,9 +73,12 @@ def groups(taught: list[Concept], run: Run) -> list[tuple[Concept, ...]]:
     return out
 
 
-def prompt(group, number: int) -> str:
-    """What is asked of picture group `number`."""
-    return "a " + " next to a ".join(c.words for c in group) + f" on {article(list(COLOURS)[number % len(COLOURS)])} background"
+def asked(group, number: int, boxes=None) -> tuple[str, tuple[Region, ...]]:
+    """The prompt and the regions of picture group `number`: all in the prompt, or with `boxes` each thing's words in its own."""
+    behind = f"{article(list(COLOURS)[number % len(COLOURS)])} background"
+    if boxes:
+        return behind, tuple(Region(box, f"a {c.words}") for box, c in zip(boxes, group))
+    return "a " + " next to a ".join(c.words for c in group) + f" on {behind}", ()
 
 
 def crop(picture: Image.Image, box) -> Image.Image:
@@ -144,9 +148,9 @@ def unit(base, name: str, run: Run, finder: Finder, tick=lambda: None) -> tuple[
         for regions in (False, True):
             boxes = (BOXES if regions else ROWS)[len(group)]
             if way:
-                bound = tuple(Region(box, f"a {c.words}") for box, c in zip(boxes, group)) if regions else ()
+                prompt, bound = asked(group, number, boxes if regions else None)
                 with way.on([c.name for c in group]):
-                    pictures = sample(base, prompt(group, number), way.vectors, GenerateSettings(run.seeds, number, run.draw_steps, regions=bound))
+                    pictures = sample(base, prompt, way.vectors, GenerateSettings(run.seeds, number, run.draw_steps, regions=bound, together=run.together))
             else:
                 pictures = [collage(base, group, boxes, number)]
             for picture in pictures:

@@ -47,7 +47,7 @@ def export(work: Path, folder: Path) -> None:
     pipe.tokenizer.save_pretrained(folder / "clip")
     rng, world = np.random.default_rng(2), World(drawings)
     card = {
-        "id": "cns-starter", "size": 64, "steps": 20, "guidance": 3.0, "templates": TEMPLATES, "scenes": SCENES, "teach": TEACH,
+        "id": "cns-starter", "size": 64, "steps": 20, "guidance": 3.0, "templates": TEMPLATES, "scenes": SCENES, "teach": TEACH, "together": 0.0,
         "calibration": [world.sample(rng).caption for _ in range(64)], "class_words": sorted(THINGS),
     }  # fmt: skip
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")

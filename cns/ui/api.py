@@ -56,14 +56,17 @@ class Api:
 
     def generate(
         self, prompt: str, key: str = "", count: int = 1, seed: int = 0, steps: int | None = None, guidance: float | None = None,
-        negative: str = "", strengths: dict | None = None, regions: list[dict] | None = None,
+        negative: str = "", strengths: dict | None = None, regions: list[dict] | None = None, together: float | None = None,
+        image: dict | None = None, image_strength: float = 0.6,
     ) -> list[dict]:  # fmt: skip
         """PNG files of `prompt`, drawn with what the session of `key` knows ("": the untaught model).
 
-        `strengths`: {name: 0 to 1.5}; `regions`: [{"box": [left, top, right, bottom], "words": "a <rex> dog"}] in fractions of the canvas.
+        `strengths`: {name: 0 to 1.5}; `regions`: [{"box": [left, top, right, bottom], "words": "a <rex> dog"}] in fractions of the canvas;
+        `together`: the share of the steps that draws all regions, 0 to 1; `image` (a file): start from it and draw `image_strength` of it anew.
         """
-        settings = GenerateSettings(count, seed, steps, guidance, negative, strengths or {}, tuple(regions or ()))
-        pictures = gpu.draw(prompt, self._opened(key) if key else None, settings)
+        settings = GenerateSettings(count, seed, steps, guidance, negative, strengths or {}, tuple(regions or ()), image_strength, together)
+        start = load_images([_uploaded(image)])[0] if image else None
+        pictures = gpu.draw(prompt, self._opened(key) if key else None, settings, start)
         folder = _new_folder()
         for i, picture in enumerate(pictures):
             picture.save(folder / f"{seed + i}.png")
@@ -122,7 +125,7 @@ def _uploaded(file: dict) -> Path:
     """Where an uploaded file lies. Raises ValueError for any other path of this machine."""
     path = Path(str(file.get("path", "") if isinstance(file, dict) else "")).resolve()
     if not path.is_relative_to(Path(get_upload_folder()).resolve()):
-        raise ValueError("`images` are no uploaded files: send them with `gradio_client.handle_file`")
+        raise ValueError("this is no uploaded file: send pictures with `gradio_client.handle_file`")
     return path
 
 

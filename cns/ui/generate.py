@@ -74,11 +74,11 @@ def build(base, shared: Shared) -> None:
 
 
 def options(base, shared: Shared, inputs) -> list:
-    """What need not be touched, folded away: [image, strengths, negative, steps, guidance, share drawn anew, *regions]."""
+    """What need not be touched, folded away: [image, strengths, negative, steps, guidance, share drawn anew, share drawn together, *regions]."""
     with gr.Accordion("Strength of each concept", open=False, elem_id="strength"):
         strengths = gr.State({})
         sliders(shared, strengths, inputs)
-    boxes = regions.build()
+    boxes, together = regions.build(base)
     with gr.Accordion("Advanced", open=False):
         negative = gr.Textbox(label="Negative prompt", placeholder="what to keep away from", max_lines=1, max_length=1000)
         with gr.Row():
@@ -87,7 +87,7 @@ def options(base, shared: Shared, inputs) -> list:
         with gr.Row():
             image = gr.Image(label="A picture to start from", type="filepath", height=150, format="png", buttons=[], elem_id="start")
             anew = gr.Slider(5, 100, 60, step=5, label="How much of it is drawn anew [%]", min_width=120)
-    return [image, strengths, negative, steps, guidance, anew, *boxes]
+    return [image, strengths, negative, steps, guidance, anew, together, *boxes]
 
 
 def sliders(shared: Shared, strengths: gr.State, inputs) -> None:
@@ -116,10 +116,10 @@ def sweep(name: str, prompt, image, session, *how) -> str:
     return html.strip(drawn)
 
 
-def asked(count, seed, strengths, negative, steps, guidance, anew, *boxes) -> GenerateSettings:
+def asked(count, seed, strengths, negative, steps, guidance, anew, together, *boxes) -> GenerateSettings:
     """The page's values as settings."""
     return GenerateSettings(
-        int(count), int(seed or 0), int(steps), float(guidance), negative or "", strengths, regions.regions(boxes), anew / 100
+        int(count), int(seed or 0), int(steps), float(guidance), negative or "", strengths, regions.regions(boxes), anew / 100, together / 100
     )
 
 

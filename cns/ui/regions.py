@@ -15,8 +15,8 @@ NONE = "none"
 COLOURS = ("#3f7de0", "#d9822b", "#2b9d6b", "#b8459c", "#7a5bd0", "#c0392b", "#1f8a99", "#8a7a1f")
 
 
-def build() -> list:
-    """Layout first, wiring below. Returns the rows' components, to be read by `regions`."""
+def build(base) -> tuple[list, gr.Slider]:
+    """Layout first, wiring below. Returns the rows' components, to be read by `regions`, and how much is drawn together [%]."""
     rows = []
     with gr.Accordion("Regions", open=False, elem_id="regions"):
         gr.HTML('<p class="cns-note">Words for a part of the picture, such as <b>a &lt;rex&gt; dog</b> on the left; the prompt above draws the rest. A later box lies over an earlier one.</p>')
@@ -31,6 +31,10 @@ def build() -> list:
             preview = gr.HTML(min_height=0, elem_id="preview")
         with gr.Row(visible=False) as files:
             save = gr.DownloadButton("Save this layout", size="sm")
+        together = gr.Slider(
+            0, 100, 100 * base.card.together, step=5, label="Drawn together [%]", elem_id="together",
+            info="Below 100, each box's words are drawn alone first and set into the box; then this share of the steps draws over all of them.",
+        )  # fmt: skip
         load = gr.UploadButton("Load a layout", size="sm", file_types=[".json"], file_count="single")
     parts, values = [c for row in rows for c in row], [c for _, words, box in rows for c in (words, box)]
 
@@ -63,7 +67,7 @@ def build() -> list:
     load.upload(opened, [load], [preset, *parts, preview, files], **quick)
     gr.on([c.input for c in values], look, values, [preview], **quick)
     save.click(kept, values, [save], **quick)
-    return values
+    return values, together
 
 
 def regions(values) -> tuple[Region, ...]:
