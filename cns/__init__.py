@@ -3,7 +3,7 @@
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
 Modules, in reading order: `images`, `families`, `devices`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `files`, `trust`, `session`,
-`regions`, `generation`, `teaching`, `owning`, `export`, `scores`, `inspection`, `probing`, `figures`, `store`, `bench`; `starter` makes the embedded
+`regions`, `generation`, `memory`, `teaching`, `owning`, `export`, `scores`, `inspection`, `probing`, `figures`, `store`, `bench`; `starter` makes the embedded
 base; `ui` is the app; `__main__` the shell.
 """
 
@@ -13,15 +13,48 @@ from .concept import AlreadyTaught, Concept, check
 from .export import export, load_export
 from .generation import GenerateSettings, explain, generate
 from .images import load_images, square
+from .memory import Memory, remember, silence
 from .owning import Change, compared, forget, merge, rename, reorder
 from .regions import PRESETS, Region, load_layout, save_layout
 from .scores import Scorer
 from .session import Learned, Session
-from .teaching import Memory, TeachEvent, TeachSettings, remember, silence, teach
+from .teaching import Progress, TeachEvent, TeachSettings, teach
 from .text import check_prompt
 
 __all__ = [
-    "PRESETS", "STARTER", "AlreadyTaught", "Base", "Change", "Concept", "GenerateSettings", "Heat", "Learned", "Memory", "Region", "Scorer",
-    "Session", "TeachEvent", "TeachSettings", "check", "check_prompt", "compared", "explain", "export", "forget", "generate", "load_base",
-    "load_export", "load_images", "load_layout", "merge", "remember", "rename", "reorder", "save_layout", "silence", "square", "teach",
+    "PRESETS",
+    "STARTER",
+    "AlreadyTaught",
+    "Base",
+    "Change",
+    "Concept",
+    "GenerateSettings",
+    "Heat",
+    "Learned",
+    "Memory",
+    "Progress",
+    "Region",
+    "Scorer",
+    "Session",
+    "TeachEvent",
+    "TeachSettings",
+    "check",
+    "check_prompt",
+    "compared",
+    "explain",
+    "export",
+    "forget",
+    "generate",
+    "load_base",
+    "load_export",
+    "load_images",
+    "load_layout",
+    "merge",
+    "remember",
+    "rename",
+    "reorder",
+    "save_layout",
+    "silence",
+    "square",
+    "teach",
 ]  # fmt: skip

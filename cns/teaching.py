@@ -7,7 +7,8 @@ Only the concept neurons M_n and the token's embedding are trained, on
         + mu sum_layers || dW C^(1/2) ||^2,    dW = W - W_{n-1},  C = mean of x x^T over calibration and earlier prompts.
 
 The base is patched only within a slice of steps: whenever this generator is suspended, the base is bit for bit itself, so
-several visitors can share it, and a generator that is dropped leaves nothing behind.
+several visitors can share it, and a generator that is dropped leaves nothing behind. A teaching can also be cut into calls
+that may run in different processes: what each comes to travels in its last event.
 """
 
 import time
@@ -24,6 +25,7 @@ from .concept import Concept, check
 from .delta import written
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
+from .memory import Memory, recall
 from .selection import Selection, concept_rms, select_base, select_general
 from .session import Learned, Session, pack, unpack
 from .text import encode, read
@@ -63,22 +65,26 @@ class TeachSettings:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """A concept as drawn when it was taught and as drawn now, from the same seed."""
+class Progress:
+    """A teaching between two calls, on the CPU: with the same session, concept and settings it goes on as if it had never stopped."""
 
-    name: str
-    token: str
-    then: Image.Image
-    now: Image.Image
-    clip_i_then: float | None
-    clip_i_now: float | None
+    step: int
+    stopped: bool  # by whoever was asked: nothing more is to be trained
+    loss: float | None
+    seconds: float  # so far
+    vector: Tensor  # [din]
+    index: dict[str, Tensor]  # by weight name: the concept's neurons, flat int32 [k]
+    now: dict[str, Tensor]  # W there, float32 [k]
+    found: tuple[dict, dict, dict]  # the selection's funnel, general masks and rms
+    optimizer: dict  # AdamW's state
+    generator: Tensor  # the random numbers' state
 
 
 @dataclass(frozen=True)
 class TeachEvent:
     """Where the teaching stands."""
 
-    stage: str  # "select", "train", "remember", "done"
+    stage: str  # "select", "train", "remember", "done"; "pause" in place of the last two
     step: int
     steps: int
     loss: float | None = None  # smoothed
@@ -88,6 +94,7 @@ class TeachEvent:
     learned: Learned | None = None  # this concept in it
     memories: tuple[Memory, ...] = ()
     before: Image.Image | None = None  # what the base drew for the class word from the same seed
+    progress: Progress | None = None  # only with "pause"
 
 
 def teach(
@@ -98,30 +105,37 @@ def teach(
     *,
     more: bool = False,
     should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+    until: int | None = None,
 ) -> Iterator[TeachEvent]:
     """Teach `concept` on top of `session` (None: a new one). Neither it nor the base is changed.
 
     `more`: go on with a concept that was taught already, with its own neurons and token. `should_stop` is asked after every
-    step; when it says yes, what was learned so far is kept. Raises ValueError for bad input before any work,
-    FloatingPointError when the loss stops being finite.
+    step; when it says yes, what was learned so far is kept. `until`: pause after that step; the last event then carries the
+    progress to go on from, here or in another process, and a call with nothing left to train finishes. Raises ValueError
+    for bad input before any work, FloatingPointError when the loss stops being finite.
     """
     check(base, session, concept, more)
     settings, session = settings or TeachSettings.of(base), session or Session.new(base)
-    yield TeachEvent("select", 0, settings.steps)
-    began = time.monotonic()
-    run = Teaching(base, session, concept, settings)
-    stopped = False
-    while run.step < settings.steps and not stopped:
+    yield TeachEvent("select", progress.step if progress else 0, settings.steps)
+    began = time.monotonic() - (progress.seconds if progress else 0)
+    run = Teaching(base, session, concept, settings, progress=progress)
+    stopped, end = bool(progress and progress.stopped), settings.steps if until is None else min(until, settings.steps)
+    while run.step < end and not stopped:
         preview = None
         with run.patched():
             deadline = time.monotonic() + SLICE
-            while time.monotonic() < deadline and run.step < settings.steps and preview is None and not stopped:
+            while time.monotonic() < deadline and run.step < end and preview is None and not stopped:
                 run.train_step()
                 stopped = bool(should_stop and should_stop())
                 if settings.preview_every and run.step % settings.preview_every == 0 and run.step < settings.steps:
                     preview = run.draw()
         left = (time.monotonic() - began) / run.step * (settings.steps - run.step)
         yield TeachEvent("train", run.step, settings.steps, run.loss, left, preview)
+    if until is not None and run.step > (progress.step if progress else 0):
+        now = run.progress(stopped, time.monotonic() - began)
+        yield TeachEvent("pause", run.step, settings.steps, run.loss, progress=now)
+        return
     yield TeachEvent("remember", run.step, settings.steps, run.loss)
     new, before = run.finish(time.monotonic() - began)
     memories = []
@@ -134,8 +148,10 @@ def teach(
 class Teaching:
     """One teaching in progress: latents, masks, and the optimizer over selected entries and the token alone."""
 
-    def __init__(self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None):
-        """`choose(base, masks)` may replace the concept's masks, for ablations."""
+    def __init__(
+        self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None, progress: Progress | None = None
+    ):
+        """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: go on from there."""
         self.base, self.session, self.concept, self.settings = base, session, concept, settings
         self.step, self.loss = 0, None
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -145,9 +161,12 @@ class Teaching:
         with base.lock:
             self.latents = base.latents(to_pixels(concept.images, base.size))
             self.captions = captions(base, concept)
-            selection = None if self.known else self._select()
+            selection = None if self.known or progress else self._select()
             self.second_moment = self._second_moment() if settings.response else None
-        if self.known:
+        if progress:
+            self.index = {n: i.long() for n, i in progress.index.items()}
+            self.funnel, self.general, self.rms = progress.found
+        elif self.known:
             self.index, self.funnel, self.general, self.rms = self.known.mask, self.known.stats["funnel"], session.general, self.known.rms
         else:
             masks = choose(base, selection.concept) if choose else selection.concept
@@ -160,6 +179,24 @@ class Teaching:
         others = [c.mask for c in session.concepts if c is not self.known]
         self.shared = {n: torch.isin(i, torch.cat([i[:0], *(m[n] for m in others if n in m)])).to(base.device) for n, i in self.index.items()}
         self.optimizer, self.schedule = optimizer(self.now.values(), [self.vector], settings)
+        if progress:
+            self._resume(progress)
+
+    def progress(self, stopped: bool, seconds: float) -> Progress:
+        """All that `_resume` needs."""
+        index = {n: i.int() for n, i in self.index.items()}
+        state = self.vector, index, self.now, (self.funnel, self.general, self.rms), self.optimizer.state_dict(), self.generator.get_state()
+        return Progress(self.step, stopped, self.loss, seconds, *copied(state))
+
+    def _resume(self, progress: Progress):
+        self.step, self.loss = progress.step, progress.loss
+        with torch.no_grad():
+            self.vector.copy_(progress.vector)
+            for n, w in self.now.items():
+                w.copy_(progress.now[n])
+        self.optimizer.load_state_dict(copied(progress.optimizer))  # it keeps and changes what it is given
+        self.schedule.last_epoch = progress.step
+        self.generator.set_state(progress.generator)
 
     @property
     def vectors(self):
@@ -275,6 +312,15 @@ class Teaching:
         return out
 
 
+def copied(tree):
+    """`tree` of dicts, lists, tuples and tensors, the tensors copied to the CPU."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {k: copied(v) for k, v in tree.items()}
+    return type(tree)(copied(v) for v in tree) if isinstance(tree, (list, tuple)) else tree
+
+
 def class_embedding(base, concept: Concept) -> Tensor:
     """Where a new token starts: the mean embedding [din] of the class word's tokens, of one text encoder after the other."""
     ids = [t(concept.class_word, add_special_tokens=False).input_ids for t in base.tokenizers]
@@ -315,27 +361,3 @@ def target(base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     if base.prediction == "v_prediction":
         return base.schedule.get_velocity(latents, noise, t)
     return {"epsilon": noise, "sample": latents}[base.prediction]
-
-
-def recall(base, session: Session, c: Learned) -> Memory:
-    """Concept `c` drawn again from its old seed, beside how it looked when it was just taught."""
-    with session.on(base):
-        now = sample(base, c.stats["prompt"], session.vectors, GenerateSettings(seed=c.stats["seed"]))[0]
-    score = base.scorer.clip_i([now], c.features) if base.scorer and c.features is not None else None
-    return Memory(c.name, c.token, c.picture, now, c.stats["clip_i"], score)
-
-
-def remember(base, session: Session) -> list[Memory]:
-    """Every concept recalled, in the order taught."""
-    return [recall(base, session, c) for c in session.concepts]
-
-
-def silence(base, session: Session, name: str, seed: int | None = None) -> tuple[Image.Image, Image.Image]:
-    """Concept `name` drawn with all its neurons, and with the base's values in their place."""
-    c = session.concept(name)
-    settings = GenerateSettings(seed=c.stats["seed"] if seed is None else seed)
-    pictures = []
-    for s in (session, session.silenced(name)):
-        with s.on(base):
-            pictures += sample(base, c.stats["prompt"], session.vectors, settings)
-    return tuple(pictures)

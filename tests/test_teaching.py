@@ -218,3 +218,52 @@ def test_silencing_a_concept_draws_with_the_bases_weights(tiny_base, concept):
         assert all(torch.equal(before[n], t) for n, t in snapshot(tiny_base).items())
     loud, silent = cns.silence(tiny_base, session, "rex")
     assert loud.tobytes() != silent.tobytes()
+
+
+def in_slices(base, session, concept, settings, ends, **options):
+    """The last event of a teaching cut at the steps `ends`, each call given pickled copies alone."""
+    progress = None
+    for end in (*ends, settings.steps):
+        given = pickle.loads(pickle.dumps((session, concept, settings, progress)))
+        *_, last = cns.teach(base, *given[:3], progress=given[3], until=end, **options)
+        assert last.stage == "pause" and last.step <= end and last.session is None
+        progress = last.progress
+    *events, last = cns.teach(base, session, concept, settings, progress=progress, until=settings.steps, **options)
+    assert not any(e.stage == "train" for e in events)
+    return last
+
+
+def test_a_teaching_cut_into_slices_is_the_uninterrupted_one_bit_for_bit(tiny_base, concept, other_concept):
+    session, settings = taught(tiny_base, other_concept), cns.TeachSettings(**{**QUICK, "steps": 14, "response": 1.0, "lambda_base": 1.0, "preview_every": 3})
+    before = snapshot(tiny_base)
+    *_, whole = cns.teach(tiny_base, session, concept, settings)
+    cut = in_slices(tiny_base, session, concept, settings, (1, 6, 7))
+    assert_unchanged(tiny_base, before)
+    one, other = whole.session, cut.session
+    assert torch.equal(one.concept("rex").vector, other.concept("rex").vector)
+    for (n, v), (m, w) in zip(one.delta.values.items(), other.delta.values.items()):
+        assert n == m and torch.equal(v, w) and torch.equal(one.delta.indices[n], other.delta.indices[n])
+    assert whole.loss == cut.loss and whole.learned.picture.tobytes() == cut.learned.picture.tobytes()
+    same = {k: v for k, v in whole.learned.stats.items() if k != "seconds"}
+    assert same == {k: v for k, v in cut.learned.stats.items() if k != "seconds"}
+
+
+def test_a_slice_that_is_lost_is_taught_again_from_the_same_progress(tiny_base, concept):
+    settings = cns.TeachSettings(**QUICK)
+    *_, paused = cns.teach(tiny_base, None, concept, settings, until=2)
+    lost = cns.teach(tiny_base, None, concept, settings, progress=paused.progress, until=4)
+    next(lost), next(lost)
+    lost.close()
+    for _ in range(2):
+        *_, again = cns.teach(tiny_base, None, concept, settings, progress=paused.progress)
+        assert torch.equal(again.learned.vector, taught(tiny_base, concept).concepts[0].vector)
+
+
+def test_more_of_a_taught_thing_and_a_stop_work_in_slices(tiny_base, concept, other_concept):
+    settings, more = cns.TeachSettings(**QUICK), cns.Concept("rex", "dog", other_concept.images)
+    *_, whole = cns.teach(tiny_base, taught(tiny_base, concept), more, settings, more=True)
+    cut = in_slices(tiny_base, taught(tiny_base, concept), more, settings, (3,), more=True)
+    assert torch.equal(whole.learned.vector, cut.learned.vector)
+    *_, paused = cns.teach(tiny_base, None, concept, settings, until=4, should_stop=lambda: True)
+    *_, done = cns.teach(tiny_base, None, concept, settings, progress=paused.progress, until=6)
+    assert (paused.step, done.stage, done.step) == (1, "done", 1)

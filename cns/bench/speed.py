@@ -11,9 +11,10 @@ import torch
 
 from ..base import load_base
 from ..generation import GenerateSettings, generate
+from ..memory import remember
 from ..selection import concept_rms, select_base, select_general
 from ..session import Session
-from ..teaching import TeachSettings, remember, teach
+from ..teaching import TeachSettings, teach
 from . import ROOT, ready_concepts, row
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import spaces
 import torch
 
-from .. import generation, owning, probing, selection, teaching
+from .. import generation, memory, owning, probing, selection, teaching
 
 FLAGS = Path(tempfile.mkdtemp(prefix="cns-run-"))
 _base = None  # set once before the app starts; workers inherit it
@@ -94,4 +94,4 @@ def remembered(session, last):
 @spaces.GPU(duration=60)
 def silence(session, name):
     """(picture with the concept's neurons, picture without)."""
-    return teaching.silence(_base, session, name)
+    return memory.silence(_base, session, name)
