@@ -1,4 +1,4 @@
-"""The shell's door: `python -m cns teach|generate|inspect|info|forget|rename|merge|export|import|push|bench`. Exit 0: done; 2: bad input, said in one line."""
+"""The shell's door: `python -m cns teach|generate|inspect|info|forget|rename|reorder|merge|export|import|push|bench`. Exit 0: done; 2: bad input, said in one line."""
 
 import argparse
 import json
@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("rename", _rename, "Call a concept by another name.")
     sub.add_argument("--name", required=True)
     sub.add_argument("--to", required=True, metavar="NAME")
+    sub = command("reorder", _reorder, "Put the concepts into another order; the weights stay as they are.")
+    sub.add_argument("names", nargs="+", metavar="NAME", help="every concept once")
     sub = command("merge", _merge, "Make one session of two that were taught on the same base.")
     sub.add_argument("--with", dest="other", type=Path, required=True, metavar="DIR", help="folder of the other session")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for both")
@@ -244,6 +246,15 @@ def _rename(args):
     renamed = rename(session, args.name, args.to)
     renamed.save(args.session)
     print(f"{session.concept(args.name).token} is now {renamed.tokens[session.tokens.index(session.concept(args.name).token)]}")
+
+
+def _reorder(args):
+    from . import reorder
+
+    _, session = _open(args)
+    reordered = reorder(session, args.names)
+    reordered.save(args.session)
+    print(f"the order is now {', '.join(reordered.tokens)}")
 
 
 def _merge(args):

@@ -108,6 +108,8 @@ def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys
     assert "<rex> is now <max>" in said("rename", "--session", str(second), "--name", "rex", "--to", "max")
     assert "<rex>, <tom>, <max> in" in said(*both)
     assert main([*both, *base]) == 2 and "is there already" in capsys.readouterr().err
+    assert "is now <max>, <rex>, <tom>" in said("reorder", "--session", str(tmp_path / "both"), "max", "rex", "tom")
+    assert "is now <rex>, <tom>, <max>" in said("reorder", "--session", str(tmp_path / "both"), "rex", "tom", "max")
     out = said("forget", "--session", str(tmp_path / "both"), "--name", "rex")
     assert out.startswith("<rex> forgotten: ") and "<tom> no CLIP" in out and "<max> no CLIP" in out
     assert "relative error" in said("export", "lora", "--session", str(tmp_path / "both"), "--rank", "2", "--out", str(tmp_path / "lora"))
@@ -116,6 +118,7 @@ def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys
     for argv, message in (
         (["forget", "--session", str(first), "--name", "hut"], "`hut` was never taught"),
         (["rename", "--session", str(first), "--name", "rex", "--to", "tom"], "already taught"),
+        (["reorder", "--session", str(first), "rex"], "does not name every concept once"),
         (["export", "patch", "--session", str(first), "--out", str(second)], "is there already"),
         (["import", "--session", str(first), str(second)], "is there already"),
         (["import", "--session", str(tmp_path / "3"), str(tmp_path / "nothing")], "there is no folder"),

@@ -1,16 +1,19 @@
 """How the page keeps a session: what it says, what it refuses, and many visitors at once through the running app's API."""
 
+import io
 import json
 import secrets
 import threading
 import urllib.request
+import zipfile
 from dataclasses import replace
 
 import pytest
 from conftest import picture, taught
 
 import cns
-from cns.store import Draft, LocalStore, State, pack
+from cns.store import Draft, LocalStore, State, pack, unpack
+from cns.store.archive import MAX_HEADER, digest
 from cns.ui import build, html, keeping, teach
 from cns.ui.common import NO_STORE, keep_session, mark
 
@@ -190,3 +193,24 @@ def test_the_history_reads_as_sentences_and_marks_what_was_made_at_once(rex, tmp
         store.save(KEY, renamed(rex, name), "teach", name)
     read = [words for words, _ in keeping.labels(store.history(KEY))]
     assert [r.split(": ")[1] for r in read] == ["teach two (one of two made at once)", "teach one (one of two made at once)"]
+
+
+def test_a_zip_is_opened_only_where_it_carries_a_whole_session(tiny_base, rex, tmp_path):
+    def zipped(**members):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
+            for name, content in members.items():
+                z.writestr(name, content)
+        return out.getvalue()
+
+    rex.save(tmp_path)
+    about, (file,) = (tmp_path / "session.json").read_bytes(), tmp_path.glob("session-*.safetensors")
+    whole = {"a/session.json": about, f"a/{file.name}": file.read_bytes(), "../../evil": b"x"}
+    assert digest(unpack(zipped(**whole), tiny_base)) == digest(rex)
+    bad = {"nothing": {}, "no tensors": {"session.json": about}, "no json": {"session.json": b"{"}, "others": {**whole, f"a/{file.name}": b"0" * 99},
+           "a bomb": {**whole, "a/session.json": b" " * (MAX_HEADER + 1)}}  # fmt: skip
+    for members in bad.values():
+        with pytest.raises(ValueError, match="damaged or no session"):
+            unpack(zipped(**members), tiny_base)
+    with pytest.raises(ValueError, match="damaged or no session"):
+        unpack(zipped(**whole)[:-200], tiny_base)

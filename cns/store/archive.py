@@ -1,12 +1,16 @@
-"""A session in, the bytes of one safetensors file out, and back, whoever sent them; the same for a draft.
+"""A session in, the bytes of one safetensors file out, and back, whoever sent them (also as a zip of an export); the same for a draft.
 
 The JSON lies in the file's metadata. A digest of everything that counts lies in the JSON, so that a file that was damaged
 on its way is refused even where its numbers are still numbers.
 """
 
 import hashlib
+import io
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import torch
 from safetensors import SafetensorError
@@ -46,8 +50,10 @@ def pack(session: Session) -> bytes:
 
 
 def unpack(content: bytes, base) -> Session:
-    """The inverse of `pack`. Raises ValueError for anything that is not whole, sound and of this base."""
+    """The inverse of `pack`, also for the bytes of a zipped export. Raises ValueError for anything that is not whole, sound and of this base."""
     try:
+        if content.startswith(b"PK"):
+            return _exported(content, base)
         about, tensors = _open(content)
         session = Session.read(about, tensors, base)
         if about.get("digest") != digest(session):
@@ -55,6 +61,29 @@ def unpack(content: bytes, base) -> Session:
     except Damaged as error:
         raise ValueError(f"the session file is damaged or no session ({error}): take another copy of it") from None
     return session
+
+
+def _exported(content: bytes, base) -> Session:
+    """The session that a zip of an export carries; nothing else in the zip is read. Raises Damaged."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = {PurePosixPath(m.filename).name: m for m in archive.infolist()}
+            about = json.loads(_member(archive, members["session.json"], MAX_HEADER), parse_constant=_refuse)
+            tensors = _member(archive, members[about["tensors"]], MAX_BYTES)
+        if about["tensors"] != f"session-{hashlib.sha256(tensors).hexdigest()[:16]}.safetensors":
+            raise Damaged("its tensors are not those that were exported")
+        return Session.read(about, load_tensors(tensors), base)
+    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError, json.JSONDecodeError, SafetensorError):
+        raise Damaged("the zip holds no session that was exported") from None
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
+    """A file in a zip, whatever the zip says of its size."""
+    with archive.open(member) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise Damaged(f"`{member.filename[:40]}` in it is larger than {most // 2**20} MB")
+    return content
 
 
 def pack_draft(draft: Draft) -> bytes:

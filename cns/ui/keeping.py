@@ -31,7 +31,7 @@ def build(base, store, shared: Shared) -> None:
             undo = gr.Button("Undo the last change", size="sm", scale=0, min_width=160, elem_id="undo")
         with gr.Row():
             save = gr.Button("Download as one file", size="sm", elem_id="download")
-            upload = gr.UploadButton("Upload such a file", size="sm", file_types=[".safetensors"], type="filepath", elem_id="upload")
+            upload = gr.UploadButton("Upload such a file, or an export", size="sm", file_types=[".safetensors", ".zip"], type="filepath", elem_id="upload")
             file = gr.DownloadButton("file", visible="hidden", elem_id="session-file")
         with gr.Row(visible=bool(store)):
             mine = gr.Textbox(label="Resume key of this session: whoever has it can open it", type="password", interactive=False, buttons=["copy"], elem_id="my-key")
@@ -88,9 +88,7 @@ def build(base, store, shared: Shared) -> None:
 
     @spoken
     def take_in(path, session, key):
-        if (size := Path(path).stat().st_size) > MAX_BYTES:
-            raise ValueError(f"the file has {size / 2**20:.0f} MB: a session has at most {MAX_BYTES // 2**20}")
-        new = unpack(Path(path).read_bytes(), base)
+        new = received(path, base)
         return changed(new, keep_session(store, key, new, "upload", "", session))
 
     @spoken
@@ -124,6 +122,13 @@ def build(base, store, shared: Shared) -> None:
         remove, [shared.key], [*session, shared.key, left], api_visibility="private",
         js=f"(key) => {{ if (!confirm('{SURE}')) throw new Error('kept'); return [key]; }}",
     )  # fmt: skip
+
+
+def received(path: str, base):
+    """The session in an uploaded file. Raises ValueError for a bad one."""
+    if (size := Path(path).stat().st_size) > MAX_BYTES:
+        raise ValueError(f"the file has {size / 2**20:.0f} MB: a session has at most {MAX_BYTES // 2**20}")
+    return unpack(Path(path).read_bytes(), base)
 
 
 def about(store) -> str:
