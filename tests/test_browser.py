@@ -226,6 +226,30 @@ def test_unknown_tokens_and_empty_prompts_are_said(page):
     toast(page, "token|Token `<max>` was never taught")
 
 
+def test_boxes_are_drawn_moved_and_taken_away_on_the_canvas(page):
+    page.get_by_role("tab", name="Generate").click()
+    page.get_by_role("button", name="Regions").click()
+    canvas = page.locator("#preview svg")
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_function("() => { const y = document.querySelector('#preview svg').getBoundingClientRect().y, still = y === window.y; window.y = y; return still; }", polling=500)
+
+    def drag(*points):
+        side = canvas.bounding_box()
+        at = [(side["x"] + x * side["width"], side["y"] + y * side["height"]) for x, y in points]
+        page.mouse.move(*at[0])
+        page.mouse.down()
+        page.mouse.move(*at[1])
+        page.mouse.up()
+
+    drag((0.1, 0.1), (0.5, 0.9))
+    page.locator('#preview rect[data-at="0.1,0.1,0.5,0.9"]').wait_for()
+    assert page.locator("#region-1").is_visible() and not page.locator("#region-2").is_visible()
+    drag((0.3, 0.3), (0.5, 0.3))
+    page.locator('#preview rect[data-at="0.3,0.1,0.7,0.9"]').wait_for()
+    page.locator("#preview rect").dblclick()
+    page.locator("#preview rect").wait_for(state="detached")
+
+
 def test_the_page_fits_a_phone_in_the_dark(browser, app):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()

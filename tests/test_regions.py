@@ -235,3 +235,22 @@ def test_where_words_acted_follows_them_into_their_boxes(tiny_base, session, tog
     assert drawn.tobytes() == generate(tiny_base, "a house", session, settings)[0].tobytes()
     assert [h.word for h in heats] == ["a", "house", "a", "<tom>", "cat", "face"]
     assert heats[3].map.shape == (16, 16) and heats[3].map[:, 10:].mean() > 10 * heats[3].map[:, :6].mean()
+
+
+def test_a_gesture_on_the_canvas_adds_changes_or_takes_away_a_box():
+    from cns.ui.regions import drawn, placed
+
+    rows = ["a dog", "0, 0, 0.5, 1", "a <b>", "0.5,0,1,1", "", "", None, None]
+
+    def after(index, *box):
+        return placed(json.dumps({"index": index, "box": box}), rows)
+
+    dog, cat = ([0, 0, 0.5, 1], "a dog"), ([0.5, 0, 1, 1], "a <b>")
+    assert after(-1, 0.1, 0.1, 0.9, 0.9) == [dog, cat, ([0.1, 0.1, 0.9, 0.9], "")]
+    assert after(0, 0.1, 0, 0.6, 1) == [([0.1, 0, 0.6, 1], "a dog"), cat]
+    assert after(0) == [cat] and after(7) == [dog, cat]
+    with pytest.raises(ValueError, match=f"there are {LIMIT + 1} regions"):
+        placed(json.dumps({"index": -1, "box": [0, 0, 1, 1]}), ["a dog", "0,0,1,1"] * LIMIT)
+    with pytest.raises(ValueError, match="outside the canvas"):
+        after(-1, 0, 0, 2, 1)
+    assert drawn(after(0)).count("<rect") == 1 and "&lt;b&gt;" in drawn(after(0)) and "<rect" not in drawn([([], "words")])

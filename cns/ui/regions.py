@@ -1,4 +1,4 @@
-"""Boxes with words in the Generate tab: from a preset or a file into rows, out as the core's regions, with a preview."""
+"""Boxes with words in the Generate tab: drawn on a canvas, from a preset or a file into rows, out as the core's regions."""
 
 import json
 import tempfile
@@ -7,11 +7,53 @@ from pathlib import Path
 
 import gradio as gr
 
-from ..regions import LIMIT, PRESETS, Region, load_layout
+from ..regions import LIMIT, PRESETS, Region, checked, load_layout
 from . import html
 from .common import spoken
 
 NONE = "none"
+DRAW = """
+// drag on the canvas: a new box; drag a box: move it; its lower right corner: resize it; double click: take it away
+let svg, start, before, mode, index, shape;
+const at = e => { const r = svg.getBoundingClientRect(); return [(e.clientX - r.left) / r.width, (e.clientY - r.top) / r.height].map(v => Math.min(1, Math.max(0, v))); };
+const send = (i, box) => {
+  const field = document.querySelector('#drawn-box textarea, #drawn-box input');
+  field.value = JSON.stringify({index: i, box: box.map(v => Math.round(100 * v) / 100), when: Date.now()});
+  field.dispatchEvent(new Event('input', {bubbles: true}));
+};
+element.addEventListener('pointerdown', e => {
+  svg = e.target.closest('svg');
+  if (!svg) return;
+  e.preventDefault();
+  start = at(e);
+  index = e.target.dataset.box === undefined ? -1 : Number(e.target.dataset.box);
+  before = index < 0 ? [...start, ...start] : e.target.dataset.at.split(',').map(Number);
+  mode = index < 0 ? 'new' : Math.hypot(before[2] - start[0], before[3] - start[1]) < 0.1 ? 'resize' : 'move';
+  shape = index < 0 ? svg.appendChild(document.createElementNS('http://www.w3.org/2000/svg', 'rect')) : e.target;
+  if (index < 0) { shape.setAttribute('fill', 'currentColor'); shape.setAttribute('fill-opacity', 0.3); }
+});
+const moved = e => {
+  const [x, y] = at(e), [l, t, r, b] = before, w = r - l, h = b - t;
+  if (mode === 'new') return [Math.min(x, start[0]), Math.min(y, start[1]), Math.max(x, start[0]), Math.max(y, start[1])];
+  if (mode === 'resize') return [l, t, Math.max(x, l + 0.05), Math.max(y, t + 0.05)];
+  const left = Math.min(1 - w, Math.max(0, l + x - start[0])), top = Math.min(1 - h, Math.max(0, t + y - start[1]));
+  return [left, top, left + w, top + h];
+};
+window.addEventListener('pointermove', e => {
+  if (!shape) return;
+  const [l, t, r, b] = moved(e), side = svg.viewBox.baseVal.width;
+  Object.entries({x: l * side, y: t * side, width: (r - l) * side, height: (b - t) * side}).forEach(([k, v]) => shape.setAttribute(k, v));
+});
+window.addEventListener('pointerup', e => {
+  if (!shape) return;
+  const box = moved(e), large = box[2] - box[0] >= 0.05 && box[3] - box[1] >= 0.05;
+  if (mode === 'new') shape.remove();
+  shape = null;
+  if (large && box.some((v, i) => Math.abs(v - before[i]) > 0.004)) send(index, box);
+});
+element.addEventListener('dblclick', e => { if (e.target.dataset.box !== undefined) send(Number(e.target.dataset.box), []); });
+"""
+HINT = "Drag on the canvas to draw a box; drag a box to move it, its lower right corner to resize it; a double click takes it away."
 COLOURS = ("#3f7de0", "#d9822b", "#2b9d6b", "#b8459c", "#7a5bd0", "#c0392b", "#1f8a99", "#8a7a1f")
 
 
@@ -21,14 +63,14 @@ def build(base) -> tuple[list, gr.Slider]:
     with gr.Accordion("Regions", open=False, elem_id="regions"):
         gr.HTML('<p class="cns-note">Words for a part of the picture, such as <b>a &lt;rex&gt; dog</b> on the left; the prompt above draws the rest. A later box lies over an earlier one.</p>')
         preset = gr.Radio([NONE, *PRESETS], value=NONE, label="Layout", elem_id="layout")
-        with gr.Row():
-            with gr.Column(scale=3, min_width=220):
-                for i in range(LIMIT):
-                    with gr.Row(visible=False, elem_classes="cns-region") as row:
-                        words = gr.Textbox(label=f"Words of box {i + 1}", max_lines=1, max_length=300, scale=3, min_width=140, elem_id=f"region-{i + 1}")
-                        box = gr.Textbox(label="left, top, right, bottom", max_lines=1, max_length=60, scale=2, min_width=120)
-                    rows.append((row, words, box))
-            preview = gr.HTML(min_height=0, elem_id="preview")
+        preview = gr.HTML(drawn([]), min_height=0, elem_id="preview", js_on_load=DRAW)
+        gr.HTML(html.note(HINT))
+        for i in range(LIMIT):
+            with gr.Row(visible=False, elem_classes="cns-region") as row:
+                words = gr.Textbox(label=f"Words of box {i + 1}", max_lines=1, max_length=300, scale=3, min_width=140, elem_id=f"region-{i + 1}")
+                box = gr.Textbox(label="left, top, right, bottom", max_lines=1, max_length=60, scale=2, min_width=120)
+            rows.append((row, words, box))
+        gesture = gr.Textbox(visible="hidden", elem_id="drawn-box")  # what was done on the canvas, as JSON
         with gr.Row(visible=False) as files:
             save = gr.DownloadButton("Save this layout", size="sm")
         together = gr.Slider(
@@ -50,11 +92,15 @@ def build(base) -> tuple[list, gr.Slider]:
         return filled([(box, words or "") for box, words in zip(PRESETS.get(name, ()), values[::2])])
 
     @spoken
+    def place(text, *values):
+        return filled(placed(text, values))
+
+    @spoken
     def opened(path):
         return None, *filled([(r.box, r.words) for r in load_layout(path)])
 
     def look(*values):
-        return drawn([([float(v) for v in _numbers(b)], w or "") for w, b in zip(values[::2], values[1::2]) if b and _numbers(b)])
+        return drawn([([float(v) for v in _numbers(b)], w or "") for w, b in zip(values[::2], values[1::2]) if (b or "").strip()])
 
     @spoken
     def kept(*values):
@@ -64,6 +110,7 @@ def build(base) -> tuple[list, gr.Slider]:
 
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     preset.input(choose, [preset, *values], [*parts, preview, files], **quick)
+    gesture.change(place, [gesture, *values], [*parts, preview, files], **quick)
     load.upload(opened, [load], [preset, *parts, preview, files], **quick)
     gr.on([c.input for c in values], look, values, [preview], **quick)
     save.click(kept, values, [save], **quick)
@@ -75,6 +122,18 @@ def regions(values) -> tuple[Region, ...]:
     return tuple(Region(tuple(box.split(",")), words) for words, box in zip(values[::2], values[1::2]) if (box or "").strip())
 
 
+def placed(gesture: str, values) -> list[tuple[list[float], str]]:
+    """(box, words) of every row after `gesture`: JSON with a `box` for row `index`, none to take it away, index -1 for a new one."""
+    found = [([float(v) for v in _numbers(box or "")], words or "") for words, box in zip(values[::2], values[1::2]) if (box or "").strip()]
+    asked = json.loads(gesture)
+    index, box = int(asked["index"]), [float(v) for v in asked["box"]]
+    if index < 0:
+        checked([*(Region((0, 0, 1, 1), "any") for _ in found), Region(box, "any")])
+        return [*found, (box, "")]
+    kept = found[index : index + 1] if box else []
+    return found[:index] + [(box, words) for _, words in kept] + found[index + 1 :]
+
+
 def _numbers(box: str) -> list[str]:
     """The four numbers of a box that can be shown, else none."""
     numbers = box.split(",")
@@ -84,15 +143,16 @@ def _numbers(box: str) -> list[str]:
         return []
 
 
-def drawn(boxes, side=180) -> str:
-    """The layout as a small picture: `boxes` of ((left, top, right, bottom), words), from the back to the front."""
-    if not boxes:
-        return ""
+def drawn(boxes, side=200) -> str:
+    """The canvas: `boxes` of ((left, top, right, bottom), words), from the back to the front; those that are no box are left out."""
     shapes = []
-    for i, ((left, top, right, bottom), words) in enumerate(boxes):
-        x, y, w, h = (round(side * v, 1) for v in (left, top, right - left, bottom - top))
+    for i, (box, words) in enumerate(boxes):
+        if len(box) != 4:
+            continue
+        x, y, w, h = (round(side * v, 1) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1]))
         shapes.append(
-            f'<rect x="{x}" y="{y}" width="{max(w, 0)}" height="{max(h, 0)}" fill="{COLOURS[i]}" fill-opacity=".35" stroke="{COLOURS[i]}"/>'
-            f'<text x="{x + 5}" y="{y + 15}" font-size="11" fill="currentColor">{i + 1} {html.esc(words[:22])}</text>'
+            f'<rect data-box="{i}" data-at="{",".join(f"{v:g}" for v in box)}" x="{x}" y="{y}" width="{max(w, 0)}" height="{max(h, 0)}" fill="{COLOURS[i]}" fill-opacity=".35" '
+            f'stroke="{COLOURS[i]}" style="cursor:move"/><text x="{x + 5}" y="{y + 15}" font-size="11" fill="currentColor" pointer-events="none">{i + 1} {html.esc(words[:22])}</text>'
         )
-    return f'<svg viewBox="0 0 {side} {side}" width="{side}" role="img" aria-label="the layout" style="border:1px solid var(--border-color-primary);border-radius:8px">{"".join(shapes)}</svg>'
+    style = "border:1px solid var(--border-color-primary);border-radius:8px;touch-action:none;cursor:crosshair"
+    return f'<svg viewBox="0 0 {side} {side}" width="{side}" role="img" aria-label="the layout" style="{style}">{"".join(shapes)}</svg>'
