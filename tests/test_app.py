@@ -163,3 +163,17 @@ def test_ready_concepts_are_found_with_their_pictures(tmp_path):
     (tmp_path / "x/concept.json").write_text('{"name": "x", "class_word": "dog", "title": "X", "images": ["1.png"]}')
     picture().save(tmp_path / "x/1.png")
     assert ready_concepts(tmp_path)[0]["images"] == [str(tmp_path / "x/1.png")]
+
+
+def test_variations_are_a_table_of_seeds_and_guidance_or_strength(on_gpu, concept, monkeypatch):
+    session, asked_for = taught(on_gpu, concept), []
+    monkeypatch.setattr("cns.ui.gpu.draw", lambda prompt, session, settings, start: asked_for.append(settings) or [picture()] * settings.count)
+    how = (4, 7, {}, "", 3, 2.0, 60, 100)
+    shown = generate.variations(generate.GUIDANCE, 2, "a dog", None, session, *how)
+    assert [s.guidance for s in asked_for] == [1, 2, 3, 5] and all(s.count == 2 for s in asked_for)
+    assert shown.count("<img") == 8 and "seed 8" in shown and "guidance 5" in shown
+    asked_for.clear()
+    shown = generate.variations(generate.STRENGTH, 1, "a <rex> dog", None, session, *how)
+    assert [s.strengths for s in asked_for] == [{"rex": x} for x in generate.SWEEP] and "seed 7" in shown and "strength 150%" in shown
+    with pytest.raises(ValueError, match="names nothing that was taught"):
+        generate.variations(generate.STRENGTH, 1, "a dog", None, session, *how)

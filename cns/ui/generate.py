@@ -17,6 +17,7 @@ from .common import Shared, spoken
 
 EXAMPLES = ("a small owl on a yellow background", "a teapot next to an owl, shaded style", "a large strawberry on a teal background")
 SWEEP = (0, 0.5, 1, 1.5)  # strengths
+GUIDANCE, STRENGTH = "guidance", "strength of what the prompt names"
 SCENES = ("a {} on a teal background", "a small {} on a yellow background", "a {} next to a teapot")  # for what was just taught
 
 
@@ -33,6 +34,12 @@ def build(base, shared: Shared) -> None:
             bare = gr.Checkbox(label="Also draw the same seeds without what you taught", elem_id="bare")
             draw = gr.Button("Generate", variant="primary", elem_id="generate")
             image, *more = options(base, shared, lambda: inputs)
+            with gr.Accordion("Variations", open=False, elem_id="variations"):
+                gr.HTML(html.note("A table of pictures: a row for each seed, a column for each value of one more thing."))
+                with gr.Row():
+                    what = gr.Radio([GUIDANCE, STRENGTH], value=GUIDANCE, label="What varies along a row", min_width=160, elem_id="vary")
+                    rows = gr.Slider(1, 4, 2, step=1, label="Seeds", min_width=120)
+                vary = gr.Button("Draw the table", size="sm", elem_id="draw-table")
         with gr.Column(scale=6):
             note = gr.HTML(html.empty("Your pictures appear here."), elem_id="drawn")
             look = {"format": "png", "columns": 2, "object_fit": "contain", "visible": False, "show_label": False, "elem_classes": "cns-grid"}
@@ -41,6 +48,7 @@ def build(base, shared: Shared) -> None:
             plain = gr.Gallery(label="The untaught model", elem_id="plain", **look)
             where = gr.Checkbox(label="Show where each word of the first picture acted", visible=False, elem_id="where")
             heat = gr.HTML(elem_id="heat")
+            table = gr.HTML(elem_id="table")
     inputs = [prompt, image, shared.session, count, seed, *more]
     last = gr.State(None)  # (prompt, settings, picture to start from) of what is shown
 
@@ -70,6 +78,9 @@ def build(base, shared: Shared) -> None:
         concurrency_id="draw", concurrency_limit=1, show_progress_on=[note], api_visibility="private",
     ).success(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")  # fmt: skip
     where.input(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")
+    vary.click(
+        spoken(variations), [what, rows, *inputs], [table], concurrency_id="draw", show_progress_on=[table], api_visibility="private"
+    )
     dice.click(lambda: random.randrange(2**31), None, [seed], queue=False, show_progress="hidden", api_visibility="private")
 
 
@@ -114,6 +125,32 @@ def sweep(name: str, prompt, image, session, *how) -> str:
     settings, start = replace(asked(*how), count=1), started(image)
     drawn = [(gpu.draw(prompt, session, replace(settings, strengths={**settings.strengths, name: s}), start)[0], f"{s:.0%}") for s in SWEEP]
     return html.strip(drawn)
+
+
+def variations(what: str, seeds: int, prompt, image, session, *how) -> str:
+    """A row of pictures for each seed, a column for each value."""
+    settings, start = replace(asked(*how), count=int(seeds)), started(image)
+    if what == GUIDANCE:
+        columns = [(f"guidance {g:g}", replace(settings, guidance=g)) for g in guidances(settings.guidance)]
+    else:
+        named = named_in(prompt, settings, session)
+        columns = [(f"strength {s:.0%}", replace(settings, strengths={**settings.strengths, **dict.fromkeys(named, s)})) for s in SWEEP]
+    drawn = [(said, gpu.draw(prompt, session, changed, start)) for said, changed in columns]
+    return "".join(html.note(f"seed {settings.seed + i}") + html.strip([(pictures[i], said) for said, pictures in drawn]) for i in range(int(seeds)))
+
+
+def guidances(middle: float) -> list[float]:
+    """Up to four values around `middle`, to a half."""
+    return sorted({min(30.0, max(1.0, round(2 * middle * f) / 2)) for f in (0.5, 1, 1.5, 2.5)})
+
+
+def named_in(prompt: str, settings: GenerateSettings, session) -> list[str]:
+    """The concepts that the prompt or a region names. Raises ValueError for none."""
+    text = " ".join([prompt, *(r.words for r in settings.regions)]).lower()
+    named = [c.name for c in session.concepts if c.token in text] if session else []
+    if not named:
+        raise ValueError("the prompt names nothing that was taught, so no strength can vary: click a taught thing into it")
+    return named
 
 
 def asked(count, seed, strengths, negative, steps, guidance, anew, together, *boxes) -> GenerateSettings:
