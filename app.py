@@ -1,6 +1,7 @@
 """CNS Studio: `python app.py [--base ID] [--port N] [--host ADDRESS] [--share] [--store WHERE]`, or `gradio app.py` to work on it."""
 
 import argparse
+import importlib.util
 import os
 import sys
 
@@ -47,8 +48,9 @@ demo.queue(max_size=32, default_concurrency_limit=8)
 if __name__ == "__main__":
     try:
         demo.launch(
-            server_name=args.host, server_port=args.port, share=args.share, show_error=False, max_file_size="200mb", run_history=False, **LOOK
-        )
+            server_name=args.host, server_port=args.port, share=args.share, show_error=False, max_file_size="200mb", run_history=False, **LOOK,
+            mcp_server=importlib.util.find_spec("mcp") is not None,
+        )  # fmt: skip
     except OSError as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,13 +1,18 @@
 """The running app as programs see it: through `gradio_client`, by the names of its endpoints."""
 
+import asyncio
 import zipfile
 
 import pytest
 from conftest import picture
 from gradio_client import Client, handle_file
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 from test_keeping import app  # noqa: F401  a fixture
 
+from cns.store import LocalStore
+from cns.ui import build
 from cns.ui.api import ENDPOINTS
 
 
@@ -46,11 +51,16 @@ def test_a_program_teaches_draws_inspects_and_owns_what_was_learned(client, imag
     assert [c["token"] for c in client.predict(key, "rex", "max", api_name="/rename")["concepts"]] == ["<max>"]
     other = client.predict(api_name="/new_session")
     teach(client, images, other, "tom")
-    assert [c["token"] for c in client.predict(key, other, api_name="/merge")["concepts"]] == ["<max>", "<tom>"]
+    both = client.predict(key, other, api_name="/merge")
+    assert [c["token"] for c in both["concepts"]] == ["<max>", "<tom>"] == [c["token"] for c in both["lost"]] and both["weights_in_both"] > 0
     assert [c["token"] for c in client.predict(key, ["tom", "max"], api_name="/reorder")["concepts"]] == ["<tom>", "<max>"]
     file = client.predict(key, "patch", api_name="/export")
+    new = client.predict(api_name="/new_session")
+    again = client.predict(new, handle_file(file["path"] if isinstance(file, dict) else file), api_name="/import_session")
+    assert [c["token"] for c in again["concepts"]] == ["<tom>", "<max>"] and again["kept"] == "saved"
     assert "cns.diff.safetensors" in zipfile.ZipFile(file["path"] if isinstance(file, dict) else file).namelist()
-    assert client.predict(key, "tom", api_name="/forget")["kept"] == "saved"
+    less = client.predict(key, "tom", api_name="/forget")
+    assert less["kept"] == "saved" and [c["token"] for c in less["lost"]] == ["<max>"]
     assert [c["token"] for c in client.predict(key, api_name="/inspect")["concepts"]] == ["<max>"]
 
 
@@ -67,3 +77,22 @@ def test_bad_input_is_said_and_no_file_of_the_machine_is_read(client, images, tm
     for said, call in cases.items():
         with pytest.raises(Exception, match=said):
             call()
+
+
+def test_the_endpoints_are_mcp_tools_and_nothing_else_is(tiny_base, tmp_path):
+    async def use(url):
+        async with streamablehttp_client(url) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            drawn = await session.call_tool("generate", {"prompt": "a dog", "steps": 2})
+            return {t.name: t.description for t in tools}, drawn
+
+    demo = build(tiny_base, LocalStore(tmp_path))
+    demo.queue(default_concurrency_limit=8)
+    demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", mcp_server=True)
+    try:
+        tools, drawn = asyncio.run(use(demo.local_url + "gradio_api/mcp/"))
+    finally:
+        demo.close()
+    assert tools.keys() == ENDPOINTS.keys() and all(tools.values())
+    assert not drawn.isError and "0.png" in drawn.content[0].text

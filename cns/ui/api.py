@@ -21,10 +21,11 @@ from ..store.versions import check_key
 from ..teaching import TeachSettings
 from . import gpu
 from .common import keep_session, spoken
+from .keeping import received
 
 OUT = Path(tempfile.mkdtemp(prefix="cns-api-"))
-ENDPOINTS = {"new_session": "light", "teach": "teach", "generate": "draw", "inspect": "light", "forget": "light", "rename": "light",
-             "reorder": "light", "merge": "light", "export": "light"}  # name: what it queues with  # fmt: skip
+ENDPOINTS = {"new_session": "light", "teach": "teach", "generate": "draw", "inspect": "light", "forget": "draw", "rename": "light",
+             "reorder": "light", "merge": "draw", "export": "light", "import_session": "light"}  # name: what it queues with  # fmt: skip
 LIMITS = {"light": 4, "teach": 4, "draw": 1}
 
 
@@ -77,9 +78,11 @@ class Api:
         return self._opened(key).summary(self.base)
 
     def forget(self, key: str, name: str) -> dict:
-        """Take a concept out of the session of `key`: its share of the weights and its token. Returns what is left."""
+        """Take a concept out of the session of `key`: its share of the weights and its token. Returns what is left, and what the others `lost`."""
         session = self._opened(key)
-        return self._saved(key, owning.forget(session, name), "forget", session.concept(name).name, session)
+        less = owning.forget(session, name)
+        lost = _lost(gpu.compare(session, less))
+        return {**self._saved(key, less, "forget", session.concept(name).name, session), "lost": lost}
 
     def rename(self, key: str, name: str, to: str) -> dict:
         """Call a concept of the session of `key` by another name."""
@@ -92,9 +95,12 @@ class Api:
         return self._saved(key, owning.reorder(session, names), "reorder", "", session)
 
     def merge(self, key: str, other: str) -> dict:
-        """Add what the session of the key `other` knows to the session of `key`."""
-        session = self._opened(key)
-        return self._saved(key, owning.merge(session, self._opened(other)), "merge", "", session)
+        """Add what the session of the key `other` knows to the session of `key`. Returns what it knows then, and what each concept `lost`."""
+        session, more = self._opened(key), self._opened(other)
+        both = owning.merge(session, more)
+        lost = _lost(gpu.compare(session, both) + gpu.compare(more, both))
+        shared = len(session.delta) + len(more.delta) - len(both.delta)
+        return {**self._saved(key, both, "merge", "", session), "weights_in_both": shared, "lost": lost}
 
     def export(self, key: str, kind: str = "session", rank: int = 16) -> dict:
         """The session of `key` for other programs, as a zip file; `kind`: "patch", "lora" (of `rank`) or "session"."""
@@ -105,6 +111,12 @@ class Api:
         path = shutil.make_archive(str(folder / f"cns-{kind}"), "zip", folder / "cns")
         shutil.rmtree(folder / "cns")
         return _file(path)
+
+    def import_session(self, key: str, file: dict) -> dict:
+        """Let the session of `key` be the one in a file that `export` or the page made; what it was before stays in its history."""
+        check_key(key)
+        before = self._store.load(key, self.base)
+        return self._saved(key, received(_uploaded(file), self.base), "upload", "", before)
 
     @property
     def _store(self):
@@ -119,6 +131,11 @@ class Api:
 
     def _saved(self, key: str, session: Session, verb: str, concept: str, before: Session | None) -> dict:
         return {**session.summary(self.base), "kept": keep_session(self.store, key, session, verb, concept, before)}
+
+
+def _lost(changes) -> list[dict]:
+    """Every concept's CLIP-I before and after, None without a CLIP."""
+    return [{"token": c.token, "clip_i_before": c.clip_i_before, "clip_i_after": c.clip_i_after} for c in changes]
 
 
 def _uploaded(file: dict) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from ..session import Session
 from ..store.archive import MAX_BYTES, pack, unpack
 from ..store.versions import State, conflicts, is_key
 from . import gpu, html
@@ -124,7 +125,7 @@ def build(base, store, shared: Shared) -> None:
     )  # fmt: skip
 
 
-def received(path: str, base):
+def received(path: str | Path, base) -> Session:
     """The session in an uploaded file. Raises ValueError for a bad one."""
     if (size := Path(path).stat().st_size) > MAX_BYTES:
         raise ValueError(f"the file has {size / 2**20:.0f} MB: a session has at most {MAX_BYTES // 2**20}")
