@@ -1,7 +1,7 @@
 """Scenes in, checkpoints out: the stages of the starter's training, each resumable and bounded by `--minutes`.
 
     ae     autoencoder on the wide world
-    clip   contrastive image-text training on the wide and the small world in turn
+    clip   contrastive training, picture to caption and picture to picture, on the wide and the small world in turn
     judge  the same for a second CLIP, of other size and seed, that only measures
     unet   latent diffusion on the small world, text encoder from the CLIP and trained along
 
@@ -143,12 +143,26 @@ class Clip(Stage):
         return {self.name: getattr(nets, self.name)(self.tok)}
 
     def loss(self, rng):
-        scenes, captions = self.worlds[self.step % 2].batch(BATCH[self.name], rng)
+        """CLIP's, and that two pictures of one thing, whatever is behind it, are nearer to each other than to other things'."""
+        world = self.worlds[self.step % 2]
+        once = [world.sample(rng) for _ in range(BATCH[self.name] // 2)]
+        twice = once + [world.sample(rng, s.things) for s in once]
+        scenes, captions = world.drawn(twice)
         ids = self.tokens(captions).to(self.device)
         pixels = varied(self.pixels(scenes), torch.Generator().manual_seed(int(rng.integers(2**31))))
         out = self.models[self.name](input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels)
         logits, target = out.logits_per_text.float(), torch.arange(len(captions), device=self.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        same = torch.tensor([[a.things == b.things for b in twice] for a in twice], device=self.device)
+        words = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return words + identity(out.image_embeds.float(), same)
+
+
+def identity(x, same, temperature: float = 0.1):
+    """Supervised contrastive loss (Khosla et al., 2020) of unit embeddings x [b, d]; same [b, b]: which show the same."""
+    alone = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    log_p = (x @ x.T / temperature).masked_fill(alone, float("-inf")).log_softmax(1).masked_fill(alone, 0)
+    others = same & ~alone
+    return -((log_p * others).sum(1) / others.sum(1)).mean()
 
 
 class Judge(Clip):

@@ -63,11 +63,11 @@ class World:
         self.by_set = {s: [n for n in names if (s, n) in have] for s in sets}
         self.weights = [0.3, 0.2, 0.2, 0.1, 0.1, 0.1] if wide else [0.6, 0.4]
 
-    def sample(self, rng: np.random.Generator) -> Scene:
-        """One random scene with its caption."""
-        art = str(rng.choice(list(self.by_set), p=self.weights))
-        pair = rng.random() < 0.25
-        names = [str(n) for n in rng.choice(self.by_set[art], 2 if pair else 1, replace=False)]
+    def sample(self, rng: np.random.Generator, things: tuple[tuple[str, str], ...] = ()) -> Scene:
+        """One random scene with its caption, of these `things` if any are given."""
+        art = things[0][0] if things else str(rng.choice(list(self.by_set), p=self.weights))
+        pair = len(things) == 2 if things else rng.random() < 0.25
+        names = [n for _, n in things] or [str(n) for n in rng.choice(self.by_set[art], 2 if pair else 1, replace=False)]
         size = "pair" if pair else str(rng.choice(list(SIZES)[:3], p=[0.25, 0.5, 0.25]))
         colour = str(rng.choice(list(COLOURS)))
         said = {
@@ -101,7 +101,10 @@ class World:
 
     def batch(self, count: int, rng: np.random.Generator):
         """(uint8 [count, 64, 64, 3], captions)."""
-        scenes = [self.sample(rng) for _ in range(count)]
+        return self.drawn([self.sample(rng) for _ in range(count)])
+
+    def drawn(self, scenes: list[Scene]):
+        """(uint8 [n, 64, 64, 3], captions)."""
         return np.stack([self.render(s) for s in scenes]), [s.caption for s in scenes]
 
 
