@@ -3,8 +3,9 @@
 Only the concept neurons M_n and the token's embedding are trained, on
 
     L = E || target - f(z_t, t, text) ||^2
-        + lambda_1 || M_<n * M_n * (W - W_{n-1}) ||^2 + lambda_2 || M_n * (W - W_0) ||^2
-        + mu sum_layers || dW C^(1/2) ||^2,    dW = W - W_{n-1},  C = mean of x x^T over calibration and earlier prompts.
+        + lambda_1 || M_<n * M_n * (W - W_{n-1}) ||^2 + lambda_2 || M_n * (W - W_0) ||^2,
+
+with every update W - W_{n-1} kept out of what calibration and earlier concepts' prompts answer to (see `response`).
 
 The base is patched only within a slice of steps: whenever this generator is suspended, the base is bit for bit itself, so
 several visitors can share it, and a generator that is dropped leaves nothing behind. A teaching can also be cut into calls
@@ -27,6 +28,7 @@ from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
 from .selection import Selection, concept_rms, select_base, select_general
+from .response import Still, second_moment
 from .session import Learned, Session, pack, unpack
 from .text import encode, read
 
@@ -45,7 +47,7 @@ class TeachSettings:
     general_share: float = 0.5  # gamma: share of calibration prompts that makes a neuron general, 0 to 1
     lambda_previous: float = 0.0  # lambda_1: ties neurons shared with earlier concepts to where they were
     lambda_base: float = 0.0  # lambda_2: ties the neurons to the base
-    response: float = 0.0  # mu: holds still the response to calibration and earlier prompts
+    response: float = 100.0  # mu: how still the response to calibration and earlier prompts is held; 0: not at all
     seed: int = 0
     preview_every: int = 50  # steps between preview pictures; 0: none
     noise_bias: float = 1.0  # t = T u^bias, u uniform: under 1 favours high noise, where a prompt decides what is drawn
@@ -74,7 +76,7 @@ class Progress:
     seconds: float  # so far
     vector: Tensor  # [din]
     index: dict[str, Tensor]  # by weight name: the concept's neurons, flat int32 [k]
-    now: dict[str, Tensor]  # W there, float32 [k]
+    update: dict[str, Tensor]  # u, what is trained, there, float32 [k]
     found: tuple[dict, dict, dict]  # the selection's funnel, general masks and rms
     optimizer: dict  # AdamW's state
     generator: Tensor  # the random numbers' state
@@ -162,7 +164,7 @@ class Teaching:
             self.latents = base.latents(to_pixels(concept.images, base.size))
             self.captions = captions(base, concept)
             selection = None if self.known or progress else self._select()
-            self.second_moment = self._second_moment() if settings.response else None
+            held = self._held() if settings.response else None
         if progress:
             self.index = {n: i.long() for n, i in progress.index.items()}
             self.funnel, self.general, self.rms = progress.found
@@ -178,22 +180,25 @@ class Teaching:
         self.now = {n: w.clone() for n, w in self.start.items()}  # W, the trained values
         others = [c.mask for c in session.concepts if c is not self.known]
         self.shared = {n: torch.isin(i, torch.cat([i[:0], *(m[n] for m in others if n in m)])).to(base.device) for n, i in self.index.items()}
-        self.optimizer, self.schedule = optimizer(self.now.values(), [self.vector], settings)
+        self.update = {n: torch.zeros_like(w) for n, w in self.start.items()}  # u, of which `still` makes W - W_{n-1}
+        self.still = {n: Still(i, held, settings.response) if settings.response else (lambda u: u) for n, i in self.index.items()}
+        self.optimizer, self.schedule = optimizer(self.update.values(), [self.vector], settings)
         if progress:
             self._resume(progress)
 
     def progress(self, stopped: bool, seconds: float) -> Progress:
         """All that `_resume` needs."""
         index = {n: i.int() for n, i in self.index.items()}
-        state = self.vector, index, self.now, (self.funnel, self.general, self.rms), self.optimizer.state_dict(), self.generator.get_state()
+        state = self.vector, index, self.update, (self.funnel, self.general, self.rms), self.optimizer.state_dict(), self.generator.get_state()
         return Progress(self.step, stopped, self.loss, seconds, *copied(state))
 
     def _resume(self, progress: Progress):
         self.step, self.loss = progress.step, progress.loss
         with torch.no_grad():
             self.vector.copy_(progress.vector)
-            for n, w in self.now.items():
-                w.copy_(progress.now[n])
+            for n, u in self.update.items():
+                u.copy_(progress.update[n])
+                self.now[n].copy_(self.start[n] + self.still[n](u))
         self.optimizer.load_state_dict(copied(progress.optimizer))  # it keeps and changes what it is given
         self.schedule.last_epoch = progress.step
         self.generator.set_state(progress.generator)
@@ -212,17 +217,16 @@ class Teaching:
         self.rms = concept_rms(base, self.latents, self.prompts, vectors, torch.Generator().manual_seed(s.seed))
         return Selection(select_base(base, self.rms, s.base_share), masks)
 
-    @torch.no_grad()
-    def _second_moment(self) -> Tensor:
-        """C [din, din]: mean of x x^T over all tokens of the calibration and the earlier concepts' prompts."""
-        earlier = [t.format(c.words) for c in self.session.concepts for t in self.base.card.templates]
-        x, _ = encode(self.base, [*self.base.card.calibration, *earlier], self.session.vectors)
-        x = x.flatten(0, 1).float()
-        return x.T @ x / len(x)
+    def _held(self) -> Tensor:
+        """C [din, din]: one half calibration prompts, the other what the earlier concepts may be called."""
+        card, vectors = self.base.card, self.session.vectors
+        earlier = [t.format(c.words) for c in self.session.concepts if c is not self.known for t in (*card.templates, *card.scenes)]
+        parts = [second_moment(self.base, list(p), vectors) for p in (card.calibration, earlier) if p]
+        return sum(parts) / len(parts)
 
     @contextmanager
     def patched(self):
-        """Within: W is what this teaching has come to, its gradients gathered into `now`."""
+        """Within: W is what this teaching has come to, its gradients gathered."""
         weights = self.base.weights
         hooks = []
         with self.session.on(self.base), written(weights, self.index, self.now):
@@ -245,11 +249,7 @@ class Teaching:
         def hook(weight):
             grad = weight.grad.view(-1)[index].float()
             grad += 2 * s.lambda_previous * self.shared[name] * (now - self.start[name]) + 2 * s.lambda_base * (now - self.origin[name])
-            if self.second_moment is not None:
-                dw = torch.zeros_like(weight, dtype=torch.float32).view(-1)
-                dw[index] = now - self.start[name]
-                grad += 2 * s.response * (dw.view(weight.shape) @ self.second_moment.to(dw)).view(-1)[index]
-            now.grad, weight.grad = grad, None
+            self.update[name].grad, weight.grad = self.still[name](grad), None
 
         return hook
 
@@ -265,6 +265,7 @@ class Teaching:
         self.optimizer.step()
         self.schedule.step()
         for name, index in self.index.items():
+            self.now[name].copy_(self.start[name] + self.still[name](self.update[name]))
             self.base.weights[name].data.view(-1)[index.to(self.base.device)] = self.now[name].to(self.base.weights[name].dtype)
         self.step += 1
         self.loss = loss.item() if self.loss is None else 0.95 * self.loss + 0.05 * loss.item()

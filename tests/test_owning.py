@@ -173,7 +173,7 @@ def test_a_strength_out_of_range_or_of_nobody_is_refused(steps, strengths, said)
 
 
 def test_the_size_of_a_session_grows_with_what_is_shared_and_not_with_the_masks(steps):
-    sizes = [sum(t.nbytes for k, t in s._tensors().items() if k.startswith(("delta/", "concept/")) and "picture" not in k) for s in steps]
+    sizes = [sum(t.nbytes for k, t in s._tensors().items() if k.startswith(("delta/", "concept/")) and "picture" not in k and "/rms/" not in k) for s in steps]
     shared = sum(len(own) for c in steps[-1].concepts for own in c.shared.values())
     dense = sum(len(i) for c in steps[-1].concepts for i in c.mask.values())
     union = len(steps[-1].delta)

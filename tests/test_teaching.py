@@ -135,7 +135,7 @@ def test_a_strong_tie_to_earlier_concepts_holds_the_shared_neurons_alone(tiny_ba
     first = taught(tiny_base, concept)
 
     def moved(tie):
-        second = taught(tiny_base, other_concept, first, lambda_previous=tie, steps=20)
+        second = taught(tiny_base, other_concept, first, lambda_previous=tie, response=0, steps=20)
         total = {"shared": 0.0, "own": 0.0}
         for n, index in second.concepts[1].mask.items():
             step = (second.delta.at(n, index) - first.delta.at(n, index)).square()

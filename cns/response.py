@@ -1,0 +1,46 @@
+"""Prompts to be drawn as before in, an update of the K/V weights that they hardly notice out.
+
+Keys and values are linear in the text features x, and every cross-attention layer reads the same text: a prompt is drawn
+as before, whatever else is learned, if dW x = 0 for its features. An update u of the selected entries is turned into
+
+    dW = argmin ||dW - u||^2 + mu sum_x (dW x)^2,    row by row    dW_S = (I + mu C_SS)^-1 u_S,
+
+S the row's selected columns and C the mean of x x^T over what is to be held still, scaled to a mean eigenvalue of 1. With
+mu = 0 nothing is held; as mu grows this becomes the projection onto the null space of C (Wang et al., "Training Networks in
+Null Space of Feature Covariance for Continual Learning", 2021), but what the entries can still say is found exactly.
+"""
+
+import torch
+from torch import Tensor
+
+from .text import encode
+
+
+@torch.no_grad()
+def second_moment(base, prompts: list[str], vectors, chunk: int = 64) -> Tensor:
+    """Mean of x x^T [din, din] over all tokens of `prompts`, scaled to a trace of din."""
+    total = 0.0
+    for start in range(0, len(prompts), chunk):
+        x = encode(base, prompts[start : start + chunk], vectors)[0].flatten(0, 1).float()
+        total = total + x.T @ x
+    return total * len(total) / total.trace()
+
+
+class Still:
+    """u -> dW for one matrix; `index` [k]: its selected entries, flat and ascending; c: what to hold still [din, din]."""
+
+    def __init__(self, index: Tensor, c: Tensor, mu: float):
+        used, self.row = torch.unique(index.to(c.device) // len(c), return_inverse=True)
+        count = torch.bincount(self.row, minlength=len(used))
+        self.place = torch.arange(len(index), device=c.device) - (count.cumsum(0) - count)[self.row]
+        columns = torch.full((len(used), int(count.max()) if len(index) else 0), -1, device=c.device)  # [rows, most selected in a row]
+        columns[self.row, self.place] = index.to(c.device) % len(c)
+        real = columns >= 0
+        held = mu * c[columns[:, :, None], columns[:, None]] * (real[:, :, None] & real[:, None])
+        self.inverse = torch.linalg.inv(held + torch.eye(columns.shape[1], device=c.device))  # [rows, k, k]
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """dW [k] of u [k]; also the gradient by u of the gradient by dW."""
+        padded = torch.zeros(self.inverse.shape[:2], device=u.device)
+        padded[self.row, self.place] = u
+        return torch.einsum("rk,rkl->rl", padded, self.inverse)[self.row, self.place]
