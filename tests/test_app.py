@@ -88,7 +88,7 @@ def test_what_crosses_to_the_gpu_and_back_can_be_pickled_and_leaves_no_trace(on_
 def test_one_visitors_session_is_not_seen_by_the_next(on_gpu, concept):
     session = [*gpu.teach(None, concept, cns.TeachSettings(**QUICK), RUN)][-1].session
     gpu.draw("a <rex> dog", session, cns.GenerateSettings())
-    with pytest.raises(ValueError, match="never taught. Taught: nothing yet"):
+    with pytest.raises(gr.Error, match="never taught. Taught: nothing yet"):
         gpu.draw("a <rex> dog", None, cns.GenerateSettings())
 
 

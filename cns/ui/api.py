@@ -52,7 +52,7 @@ class Api:
         session = self._store.load(key, self.base)
         concept = Concept(name, class_word, load_images([_uploaded(i) for i in images]))
         settings = TeachSettings.of(self.base, seed=seed, preview_every=0, **({} if steps is None else {"steps": steps}))
-        *_, last = gpu.teach(session, concept, settings, secrets.token_hex(16), more)
+        *_, last = gpu.learn(session, concept, settings, secrets.token_hex(16), more)
         return self._saved(key, last.session, "teach", concept.name, session)
 
     def generate(

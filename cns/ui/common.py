@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import gradio as gr
 import torch
 
+from . import zerogpu
+
 
 @dataclass
 class Shared:
@@ -50,15 +52,15 @@ FULL = "the GPU's memory is full: ask for fewer pictures at once, or end other p
 
 
 def spoken(handler):
-    """`handler` (a function or a generator), with the core's errors shown as messages. gr.Error renders HTML, so they are escaped."""
+    """`handler` (a function or a generator), with the core's and the platform's errors shown as messages."""
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def generator(*args, **options):
             try:
                 yield from handler(*args, **options)
-            except EXPECTED as error:
-                raise message(error) from None
+            except Exception as error:
+                raise told(error) from None
 
         return generator
 
@@ -66,13 +68,19 @@ def spoken(handler):
     def function(*args, **options):
         try:
             return handler(*args, **options)
-        except EXPECTED as error:
-            raise message(error) from None
+        except Exception as error:
+            raise told(error) from None
 
     return function
 
 
+def told(error: Exception) -> Exception:
+    """`error` as a message, if it is one of those that are to be expected."""
+    expected = isinstance(error, EXPECTED) and not isinstance(error, gr.Error)  # which is a ValueError, and said already
+    return message(error) if expected or zerogpu.sentence(error) else error
+
+
 def message(error: Exception) -> gr.Error:
-    """The error's own sentence, capitalised."""
-    text = FULL if isinstance(error, torch.OutOfMemoryError) else str(error)
+    """The error's own sentence, capitalised. gr.Error renders HTML, so it is escaped."""
+    text = zerogpu.sentence(error) or (FULL if isinstance(error, torch.OutOfMemoryError) else str(error))
     return gr.Error(escape.escape(text[:1].upper() + text[1:], quote=False), title="That did not work", duration=20, print_exception=False)

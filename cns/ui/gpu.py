@@ -1,18 +1,24 @@
 """What runs on the GPU, as pure functions: sessions, pictures and settings in, events and pictures out, all picklable.
 
 On ZeroGPU each call runs in a forked worker, so nothing here touches the interface, the store or another visitor's data.
-Stopping crosses that border as a small file named by the run's id.
+Stopping crosses that border as a small file named by the run's id; the core's errors cross it as messages, since the
+platform would drop their words. What is not decorated runs in the main process.
 """
 
 import re
 import tempfile
+import time
+from contextlib import closing
 from pathlib import Path
 
 import spaces
 import torch
 
 from .. import generation, memory, owning, probing, selection, teaching
+from . import zerogpu
+from .common import spoken
 
+pace = zerogpu.Pace()
 FLAGS = Path(tempfile.mkdtemp(prefix="cns-run-"))
 _base = None  # set once before the app starts; workers inherit it
 
@@ -38,41 +44,89 @@ def clear(run: str) -> None:
 
 
 @spaces.GPU(duration=10)
+@spoken
 def suggest(images):
     """Class words that fit the pictures, best first; none without a CLIP."""
     return [word for word, _ in _base.scorer.suggest(images, _base.class_words)] if _base.scorer else []
 
 
-@spaces.GPU(duration=120)
-def teach(session, concept, settings, run, more=False):
-    """Yields the core's events until the end or a stop."""
-    keep, drop, busy = (flag(run, what) for what in ("keep", "drop", "busy"))
+def _seconds(session, concept, settings, run, more=False, progress=None, until=None) -> int:
+    """What `teach` asks the platform for."""
+    end = settings.steps if until is None else min(until, settings.steps)
+    left = 0 if progress and progress.stopped else end - (progress.step if progress else 0)
+    return pace.asked(left, len(session.concepts) if session else 0)
+
+
+@spaces.GPU(duration=_seconds)
+@spoken
+def teach(session, concept, settings, run, more=False, progress=None, until=None):
+    """Yields the core's events until the end, a stop, or the pause at step `until`."""
+    keep, drop = (flag(run, what) for what in ("keep", "drop"))
+    stop = {"should_stop": lambda: keep.exists() or drop.exists()}
+    yield from teaching.teach(_base, session, concept, settings, more=more, progress=progress, until=until, **stop)
+
+
+def learn(session, concept, settings, run, more=False, progress=None):
+    """Yields `teach`'s events from `progress` (None: the start) to the end; where the GPU is lent, slice after slice.
+
+    A slice that the platform takes away is tried once more at half its length. With any other error, or that one twice, the
+    teaching can go on later from the last progress that was yielded.
+    """
+    busy, tries, done = flag(run, "busy"), 1, False
     busy.touch()
     try:
-        yield from teaching.teach(_base, session, concept, settings, more=more, should_stop=lambda: keep.exists() or drop.exists())
+        while not done:
+            until = (progress.step if progress else 0) + max(1, pace.steps() // tries) if zerogpu.ON_LOAN else None
+            try:
+                with closing(teach(session, concept, settings, run, more, progress, until)) as events:
+                    for event in measured(events):
+                        progress, done = event.progress or progress, bool(event.session)
+                        yield event
+                tries = 1
+            except Exception as error:
+                if tries > 1 or not zerogpu.taken_away(error):
+                    raise
+                tries = 2
     finally:
         busy.unlink(missing_ok=True)
 
 
+def measured(events):
+    """The events as they come; what they took is learned by `pace`."""
+    began = None
+    for event in events:
+        now = time.monotonic()
+        began = began or (now if event.stage == "remember" else None)
+        if event.progress:
+            pace.learn(event.progress.seconds, event.step)
+        if event.session:
+            pace.learn(event.learned.stats["seconds"], event.step, now - began, 2 + len(event.memories))
+        yield event
+
+
 @spaces.GPU(duration=60)
+@spoken
 def draw(prompt, session, settings, image=None):
     """Pictures of `prompt`; `image`: a picture to start from."""
     return generation.generate(_base, prompt, session, settings, image)
 
 
 @spaces.GPU(duration=60)
+@spoken
 def explain(prompt, session, settings, image=None):
     """(the first picture of `prompt`, where each of its words acted)."""
     return generation.explain(_base, prompt, session, settings, image)
 
 
 @spaces.GPU(duration=60)
+@spoken
 def compare(before, after):
     """What the concepts that both sessions know lost or won."""
     return owning.compared(_base, before, after)
 
 
 @spaces.GPU(duration=30)
+@spoken
 def calibration():
     """What unrelated prompts look like to every layer, see `selection.calibration_rms`; as a teaching sees them."""
     with _base.lock:
@@ -80,18 +134,21 @@ def calibration():
 
 
 @spaces.GPU(duration=60)
+@spoken
 def probe(session, name, other, seed):
     """Yields the causal probes of a concept, see `probing.probes`."""
     yield from probing.probes(_base, session, name, other, seed)
 
 
 @spaces.GPU(duration=60)
+@spoken
 def remembered(session, last):
     """[(picture, CLIP-I)] of the first `last` concepts, drawn with what these alone changed."""
     return probing.row(_base, session, last)
 
 
 @spaces.GPU(duration=60)
+@spoken
 def silence(session, name):
     """(picture with the concept's neurons, picture without)."""
     return memory.silence(_base, session, name)

@@ -73,13 +73,14 @@ def kept(state) -> str:
     return f'<div class="cns-note" role="status">{words}{f": {text}" if state.text else ""}</div>' if words else ""
 
 
-STAGES = {"select": "Finding its neurons", "train": "Learning", "remember": "Drawing what I remember", "done": "Done"}
+STAGES = {"select": "Finding its neurons", "train": "Learning", "pause": "Learning", "remember": "Drawing what I remember", "done": "Done"}
 
 
 def progress(event, losses, preview) -> str:
     """Bar, stage, time left, loss curve, the latest preview."""
     left = f", about {event.seconds_left:.0f} s left" if event.seconds_left and event.stage == "train" else ""
-    share = {"select": 0.02, "train": 0.04 + 0.9 * event.step / event.steps, "remember": 0.96, "done": 1.0}[event.stage]
+    trained = 0.04 + 0.9 * event.step / event.steps
+    share = {"select": 0.02 if event.step == 0 else trained, "train": trained, "pause": trained, "remember": 0.96, "done": 1.0}[event.stage]
     text = f"{STAGES[event.stage]}{f': step {event.step} of {event.steps}' if event.stage == 'train' else ''}{left}"
     look = figure(preview, "how it looks so far") if preview else ""
     picture = f'<div class="cns-strip" style="--side:120px">{look}</div>' if look else ""

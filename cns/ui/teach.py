@@ -3,6 +3,7 @@
 import itertools
 import json
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import gradio as gr
 
 from ..concept import AlreadyTaught, Concept, check
 from ..images import load_images, square
+from ..session import Session
 from ..store import Draft
-from ..teaching import TeachSettings
-from . import gpu, html
+from ..teaching import Progress, TeachSettings
+from . import gpu, html, zerogpu
 from .common import Shared, keep_session, mark, spoken
 
 KEEP, DROP = "Stop and keep", "Stop and discard"
@@ -56,6 +58,8 @@ def build(base, store, shared: Shared, folder=None) -> None:
                 steps = gr.Slider(10, 1000, defaults.steps, step=10, label="Training steps", elem_id="steps")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             teach = gr.Button("3. Teach", variant="primary", elem_id="teach")
+            price = gr.HTML(lambda: cost(defaults.steps, None), elem_id="price")
+            paused = gr.State(None)
             with gr.Row(visible=False) as taken:
                 more = gr.Button("Teach it these pictures, too", size="sm", elem_id="more")
                 again = gr.Button(size="sm", elem_id="again")
@@ -79,7 +83,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
         return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None, visible=bool(fits))
 
     @spoken
-    def run(files, name, word, steps, seed, session, run_id, key, more=False):
+    def run(files, name, word, steps, seed, session, run_id, key, paused_at, more=False):
         concept = Concept(name, word, load_images([path for path, _ in files or []]))
         try:
             check(base, session, concept, more)
@@ -93,27 +97,30 @@ def build(base, store, shared: Shared, folder=None) -> None:
         idle = {**{b: gr.update(interactive=True) for b in (teach, shared.restart, *shared.asleep)}, stops: gr.update(visible=False), offer: gr.update(visible=False),
                 keep: gr.update(value=KEEP, interactive=True), drop: gr.update(value=DROP, interactive=True)}  # fmt: skip
         losses, preview = [], None
-        events = gpu.teach(session, concept, settings, run_id, more)
+        progress = paused_at.progress if paused_at and paused_at.fits(session, concept, settings, more) else None
+        events = gpu.learn(session, concept, settings, run_id, more, progress)
         try:
             for event in events:
+                progress = event.progress or progress
                 losses += [event.loss] if event.loss is not None and event.stage == "train" else []
                 preview = event.preview or preview
                 if gpu.flag(run_id, "drop").exists():
                     drop_draft(store, key)
-                    yield {**idle, live: html.empty("Stopped: nothing of it was kept."), result: ""}
+                    yield {**idle, live: html.empty("Stopped: nothing of it was kept."), result: "", paused: None}
                     return
                 if event.session:
                     break
                 yield {**busy, live: html.progress(event, losses, preview)}
         except Exception:
-            yield {**idle, live: ""}
+            left = Paused(session, concept, settings, more, progress) if progress else None
+            yield {**idle, live: html.empty(left.words) if left else "", paused: left}
             raise
         finally:
             events.close()
         note = keep_session(store, key, event.session, "teach", concept.name, session)
         drop_draft(store, key)
         yield {
-            **idle, live: "", result: html.taught(event), shared.session: event.session,
+            **idle, live: "", paused: None, price: cost(int(steps), event.session), result: html.taught(event), shared.session: event.session,
             shared.known: html.words(event.session), shared.line: html.knows(event.session, base), shared.kept: mark(note),
         }  # fmt: skip
 
@@ -141,8 +148,8 @@ def build(base, store, shared: Shared, folder=None) -> None:
     gr.on([images.upload, images.delete], view, [images], [seen, guess], **look)
     guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
     teaching = {
-        "fn": run, "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key],
-        "outputs": [teach, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.kept, offer, *shared.asleep],
+        "fn": run, "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key, paused],
+        "outputs": [teach, price, paused, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.kept, offer, *shared.asleep],
         "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
     }  # fmt: skip
     teach.click(**teaching)
@@ -153,8 +160,40 @@ def build(base, store, shared: Shared, folder=None) -> None:
     back.click(put_back, [shared.key], [images, name, word, steps, seed, offer], api_visibility="private").then(view, [images], [seen, guess], **look)
     forget.click(discard, [shared.key], [offer], queue=False, api_visibility="private")
     shared.offer = offer, offered
+    gr.on([steps.change, shared.known.change], cost, [steps, shared.session], [price], queue=False, show_progress="hidden", api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
         button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A teaching that the platform ended: it goes on when the same is asked for again."""
+
+    session: Session | None
+    concept: Concept
+    settings: TeachSettings
+    more: bool
+    progress: Progress
+
+    @property
+    def words(self) -> str:
+        kept = f"{self.progress.step} of {self.settings.steps} steps of {self.concept.token} are kept while this page is open"
+        return html.esc(f"{kept}: press Teach again to go on from there.")
+
+    def fits(self, session, concept: Concept, settings: TeachSettings, more: bool) -> bool:
+        same = (self.concept.words, self.settings, self.more) == (concept.words, settings, more)
+        pictures = [[p.tobytes() for p in c.images] for c in (self.concept, concept)]
+        return same and pictures[0] == pictures[1] and _known(self.session) == _known(session)
+
+
+def _known(session) -> tuple:
+    """What tells a session's states apart."""
+    return () if session is None else (session.tokens, [c.vector.tolist() for c in session.concepts], len(session.delta))
+
+
+def cost(steps: float, session) -> str:
+    """How long it will take, said before it is begun."""
+    return html.note(zerogpu.priced(gpu.pace, int(steps), len(session.concepts) if session else 0))
 
 
 def free_name(name: str, session) -> str:
