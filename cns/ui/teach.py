@@ -58,7 +58,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
                 steps = gr.Slider(10, 1000, defaults.steps, step=10, label="Training steps", elem_id="steps")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             teach = gr.Button("3. Teach", variant="primary", elem_id="teach")
-            price = gr.HTML(lambda: cost(defaults.steps, None), elem_id="price")
+            price = gr.HTML(elem_id="price")
             paused = gr.State(None)
             with gr.Row(visible=False) as taken:
                 more = gr.Button("Teach it these pictures, too", size="sm", elem_id="more")
@@ -120,7 +120,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
         note = keep_session(store, key, event.session, "teach", concept.name, session)
         drop_draft(store, key)
         yield {
-            **idle, live: "", paused: None, price: cost(int(steps), event.session), result: html.taught(event), shared.session: event.session,
+            **idle, live: "", paused: None, result: html.taught(event), shared.session: event.session,
             shared.known: html.words(event.session), shared.line: html.knows(event.session, base), shared.kept: mark(note),
         }  # fmt: skip
 
@@ -149,7 +149,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
     guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
     teaching = {
         "fn": run, "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key, paused],
-        "outputs": [teach, price, paused, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.kept, offer, *shared.asleep],
+        "outputs": [teach, paused, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.kept, offer, *shared.asleep],
         "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
     }  # fmt: skip
     teach.click(**teaching)
@@ -160,7 +160,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
     back.click(put_back, [shared.key], [images, name, word, steps, seed, offer], api_visibility="private").then(view, [images], [seen, guess], **look)
     forget.click(discard, [shared.key], [offer], queue=False, api_visibility="private")
     shared.offer = offer, offered
-    gr.on([steps.change, shared.known.change], cost, [steps, shared.session], [price], queue=False, show_progress="hidden", api_visibility="private")
+    gr.on(None, cost, [steps, shared.session], [price], queue=False, show_progress="hidden", api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
         button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
 
