@@ -84,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, metavar="DIR")
     sub = command("bench", _bench, "Measure on this machine.", session=None)
     kinds = sub.add_subparsers(dest="what", required=True)
-    kinds.add_parser("speed", help="what teaching, drawing and keeping cost here")
+    sub = kinds.add_parser("speed", help="what teaching, drawing and keeping cost here; with --base sd15-random or sdxl-random beside other ways, at true size")
+    sub.add_argument("--base", default=argparse.SUPPRESS, help="as above, or sd15-random, or sdxl-random")
+    sub.add_argument("--size", type=int, metavar="N", help="of the random bases' pictures [pixels] (default: 128 on a CPU, else their own)")
+    sub.add_argument("--steps", type=int, default=2, metavar="N", help="to measure with on the random bases (default: 2)")
     kinds.add_parser("store", help="what keeping sessions costs")
     sub = kinds.add_parser("continual", help="CNS against the field's baselines over a stream of concepts; goes on where it stopped")
     sub.add_argument("--methods", nargs="+", metavar="NAME", help="such as cns finetune_kv lora_sum (default: all)")
@@ -319,9 +322,16 @@ def _bench(args):
 
         store(args.base)
     else:
-        from .bench.speed import speed
+        from .bench.sizes import RANDOM, random_base
 
-        speed(args.base)
+        if args.base in RANDOM:
+            from .bench.ratios import ratios
+
+            ratios(random_base(args.base, size=args.size), args.steps)
+        else:
+            from .bench.speed import speed
+
+            speed(args.base)
 
 
 if __name__ == "__main__":

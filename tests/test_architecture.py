@@ -12,8 +12,8 @@ WALLS = {  # library -> the modules that may import it
     "spaces": {"cns/ui"},
     "huggingface_hub": {"cns/store/hub.py", "cns/store/people.py", "cns/store/push.py"},
     "matplotlib": {"cns/figures.py", "cns/bench/report.py"},
-    "diffusers": {"cns/base.py", "cns/starter"},
-    "transformers": {"cns/base.py", "cns/scores.py", "cns/starter"},
+    "diffusers": {"cns/base.py", "cns/bench/sizes.py", "cns/starter"},
+    "transformers": {"cns/base.py", "cns/bench/sizes.py", "cns/scores.py", "cns/starter"},
     "resvg_py": {"cns/starter"},
     "peft": {"cns/baselines/lora.py"},
 }
