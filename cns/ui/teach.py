@@ -160,7 +160,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
     back.click(put_back, [shared.key], [images, name, word, steps, seed, offer], api_visibility="private").then(view, [images], [seen, guess], **look)
     forget.click(discard, [shared.key], [offer], queue=False, api_visibility="private")
     shared.offer = offer, offered
-    gr.on(None, cost, [steps, shared.session], [price], queue=False, show_progress="hidden", api_visibility="private")
+    gr.on(None, cost, [steps, shared.known], [price], queue=False, show_progress="hidden", api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
         button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
 
@@ -191,9 +191,9 @@ def _known(session) -> tuple:
     return () if session is None else (session.tokens, [c.vector.tolist() for c in session.concepts], len(session.delta))
 
 
-def cost(steps: float, session) -> str:
-    """How long it will take, said before it is begun."""
-    return html.note(zerogpu.priced(gpu.pace, int(steps), len(session.concepts) if session else 0))
+def cost(steps: float, known) -> str:
+    """How long it will take, said before it is begun; `known`: what the session knows."""
+    return html.note(zerogpu.priced(gpu.pace, int(steps), len(known)))
 
 
 def free_name(name: str, session) -> str:
