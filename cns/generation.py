@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .attention import Heat, mapped
 from .images import square, to_pictures, to_pixels, withheld
-from .regions import Region, Shares, bound, check_words, checked, set_into
+from .regions import Region, Shares, bound, check_words, checked, layered, set_into
 from .session import Session
 from .text import check_prompt, read, tokenize
 
@@ -117,18 +117,18 @@ def _apart_first(base, prompt: str, vectors, settings: GenerateSettings, togethe
         pictures = sample(base, text, vectors, replace(settings, regions=()), maps=own)
         return to_pixels(pictures, base.size), None if own is None else torch.stack(own).mean(0)[:, 0]
 
+    def over(beneath: Tensor, views: list[Tensor]) -> Tensor:
+        """The layers [count, 1 + regions, c, h, w] whose sum is `beneath` with each view in its box."""
+        placed, parts = zip(*(set_into(v, r.box) for v, r in zip(views, settings.regions)))
+        return torch.stack([beneath, *placed], 1) * layered(torch.stack(parts))[:, None]
+
     canvas, seen = drawn(prompt)
-    every = None if seen is None else seen[:, None]  # [count, 1 + regions, tokens, h, w]
-    for r in settings.regions:
-        view, seen = drawn(f"{r.words}, {prompt}")
-        canvas = set_into(canvas, view, r.box)
-        if every is not None:
-            nothing = torch.zeros_like(every[:, :1])
-            every = torch.cat([set_into(every, nothing.expand_as(every), r.box), set_into(nothing, seen[:, None], r.box)], 1)
+    views, views_seen = zip(*(drawn(f"{r.words}, {prompt}") for r in settings.regions))
+    canvas = over(canvas, views).sum(1)
     pictures, steps = to_pictures(canvas), settings.steps or base.steps
     if not together:
         if maps is not None:
-            maps.append(every)
+            maps.append(over(seen, views_seen))
         return pictures
-    over = replace(settings, count=1, image_strength=max(together, 1 / steps + 1e-6))
-    return [sample(base, prompt, vectors, replace(over, seed=settings.seed + i), p, maps)[0] for i, p in enumerate(pictures)]
+    again = replace(settings, count=1, image_strength=max(together, 1 / steps + 1e-6))
+    return [sample(base, prompt, vectors, replace(again, seed=settings.seed + i), p, maps)[0] for i, p in enumerate(pictures)]

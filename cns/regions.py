@@ -103,10 +103,8 @@ class Shares:
 
     def __init__(self, regions: tuple[Region, ...], height: int, width: int):
         self.size = height, width  # of the latents
-        self.fine = torch.ones(1, 4 * height, 4 * width)  # [1 + regions, 4 height, 4 width]
-        for r in regions:
-            part = inside(r.box, 4 * height, 4 * width)
-            self.fine = torch.cat([self.fine * (1 - part), part[None]])
+        parts = [inside(r.box, 4 * height, 4 * width) for r in regions]
+        self.fine = layered(torch.stack(parts)) if parts else torch.ones(1, 4 * height, 4 * width)  # [1 + regions, 4 height, 4 width]
 
     def at(self, queries: int) -> Tensor:
         """[1 + regions, queries] for a layer with so many queries."""
@@ -119,18 +117,26 @@ def inside(box, height: int, width: int) -> Tensor:
     return _ramp(y, box[1], box[3])[:, None] * _ramp(x, box[0], box[2])
 
 
-def set_into(canvas: Tensor, view: Tensor, box) -> Tensor:
-    """`canvas` [..., h, w] with `view`, as large, set into the middle of `box`: smaller, its rim and what is outside the box left out."""
-    (left, top, right, bottom), (height, width) = box, canvas.shape[-2:]
+def layered(parts: Tensor) -> Tensor:
+    """Shares [1 + n, h, w] that add up to one, of what lies beneath and of each of `parts` [n, h, w], in [0, 1].
+
+    A later part lies over an earlier one; where the soft edges of two meet, nothing shines through.
+    """
+    free = torch.cat([1 - parts[1:], torch.ones_like(parts[:1])]).flip(0).cumprod(0).flip(0)  # of later parts
+    share, covered = parts * free, parts.sum(0).clamp(max=1)
+    return torch.cat([(1 - covered)[None], share / share.sum(0).clamp(min=1e-12) * covered])
+
+
+def set_into(view: Tensor, box) -> tuple[Tensor, Tensor]:
+    """(`view` [..., h, w], made smaller, in the middle of `box`; where it is to be seen [h, w]: in the box and not at its own rim)."""
+    (left, top, right, bottom), (height, width) = box, view.shape[-2:]
     scale = min(1.0, ROOM * min(right - left, bottom - top))
     h, w = max(1, round(scale * height)), max(1, round(scale * width))
     y, x = round(((top + bottom) * height - h) / 2), round(((left + right) * width - w) / 2)
-    small = F.interpolate(view.flatten(0, -4), (h, w), mode="bilinear", antialias=True).unflatten(0, view.shape[:-3])
-    small = F.pad(small, (x, width - w - x, y, height - h - y))  # less than 0 cuts off
-    rim = EDGE * scale
-    window = ((x / width + rim, y / height + rim, (x + w) / width - rim, (y + h) / height - rim)) if scale < 1 else (0, 0, 1, 1)
-    share = (inside(box, height, width) * inside(window, height, width)).to(canvas)
-    return canvas + share * (small - canvas)
+    small = F.interpolate(view, (h, w), mode="bilinear", antialias=True)
+    rim = EDGE * scale if scale < 1 else 0
+    window = x / width + rim, y / height + rim, (x + w) / width - rim, (y + h) / height - rim
+    return F.pad(small, (x, width - w - x, y, height - h - y)), inside(box, height, width) * inside(window, height, width)  # less than 0 cuts off
 
 
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:

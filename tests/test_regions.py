@@ -9,8 +9,8 @@ from conftest import assert_unchanged, picture, snapshot, taught
 import cns
 from cns import GenerateSettings, Region, explain, generate
 from cns.attention import Heat, grid, mapped
-from cns.images import to_pictures, to_pixels
-from cns.regions import EDGE, LIMIT, PRESETS, Shares, bound, load_layout, save_layout, set_into
+from cns.images import to_pixels
+from cns.regions import EDGE, LIMIT, PRESETS, Shares, bound, layered, load_layout, save_layout, set_into
 from cns.text import encode
 
 LEFT, RIGHT, ALL = (0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 1)
@@ -202,23 +202,33 @@ def test_a_picture_to_start_from_and_regions_work_together(tiny_base, session):
     assert levels(both, generate(tiny_base, "a <rex> dog", session, GenerateSettings(seed=3), picture())[0]) <= 1
 
 
+def test_where_soft_edges_meet_nothing_shines_through():
+    boxes = PRESETS["side by side"]
+    share = Shares(tuple(Region(b, "a dog") for b in boxes), 16, 16).fine
+    assert share[0].abs().max() < 1e-6 and torch.allclose(share.sum(0), torch.ones(64, 64)) and 0.2 < share[1, 8, 31] < 0.8
+    a, b, c = torch.full((1, 1), 0.6), torch.full((1, 1), 0.2), torch.ones(1, 1)
+    assert layered(torch.stack([a, c, b]))[:, 0, 0].tolist() == pytest.approx([0, 0, 0.8, 0.2])
+
+
 def test_a_view_is_set_smaller_into_the_middle_of_its_box():
-    canvas, view = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    view = torch.zeros(1, 1, 64, 64)
     view[..., 24:40, 24:40] = 1  # a thing in the middle
-    out = set_into(canvas, view, (0.5, 0, 1, 1))[0, 0]
+    out, part = set_into(view, (0.5, 0, 1, 1))
+    out = (out * part)[0, 0]
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     assert (out * y).sum() / out.sum() == pytest.approx(31.5, abs=1) and (out * x).sum() / out.sum() == pytest.approx(47.5, abs=1)
-    assert out.sum() == pytest.approx((0.7 * 16) ** 2, rel=0.1) and out[:, :28].max() == 0
-    assert torch.equal(set_into(canvas, view, ALL), view)
-    assert set_into(canvas, view, (0, 0, 0.05, 0.05)).sum() > 0
+    assert out.sum() == pytest.approx((0.7 * 16) ** 2, rel=0.1) and part[:, :28].max() == 0 and part[:8].max() == 0
+    assert torch.equal(set_into(view, ALL)[0], view) and set_into(view, ALL)[1].min() == 1
+    assert set_into(view, (0, 0, 0.05, 0.05))[1].sum() > 0
 
 
 def test_drawn_apart_each_box_holds_its_words_drawn_alone(tiny_base, session):
     settings = GenerateSettings(seed=3, count=2, regions=(Region(LEFT, "a <rex> dog"), Region((0.6, 0.6, 1, 1), "a <tom> cat face")), together=0)
-    got = generate(tiny_base, "a house", session, settings)
+    got = to_pixels(generate(tiny_base, "a house", session, settings), 32)
     canvas, rex, tom = (to_pixels(generate(tiny_base, p, session, GenerateSettings(seed=3, count=2)), 32) for p in ("a house", "a <rex> dog, a house", "a <tom> cat face, a house"))
-    wanted = set_into(set_into(canvas, rex, LEFT), tom, (0.6, 0.6, 1, 1))
-    assert [g.tobytes() for g in got] == [w.tobytes() for w in to_pictures(wanted)]
+    (rex, at_rex), (tom, at_tom) = (set_into(v, r.box) for v, r in zip((rex, tom), settings.regions))
+    for where, wanted in (((at_rex == 1) & (at_tom == 0), rex), (at_tom == 1, tom), ((at_rex == 0) & (at_tom == 0), canvas)):
+        assert where.sum() > 10 and (got - wanted)[..., where].abs().max() < 0.01
 
 
 def test_drawing_over_binds_all_from_what_was_set_in(tiny_base, session):
