@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, metavar="N", help="of the random bases' pictures [pixels] (default: 128 on a CPU, else their own)")
     sub.add_argument("--steps", type=int, default=2, metavar="N", help="to measure with on the random bases (default: 2)")
     kinds.add_parser("store", help="what keeping sessions costs")
+    sub = kinds.add_parser("load", help="a crowd of visitors and teachers on one process: waiting, mixing, memory, files")
+    for name, text in (("visitors", "who draw"), ("teachers", "who teach at the same time"), ("requests", "pictures in all")):
+        sub.add_argument(f"--{name}", type=int, metavar="N", help=text)
     sub = kinds.add_parser("continual", help="CNS against the field's baselines over a stream of concepts; goes on where it stopped")
     sub.add_argument("--methods", nargs="+", metavar="NAME", help="such as cns finetune_kv lora_sum (default: all)")
     for name, text in (("concepts", "length of the stream"), ("seeds", "how many"), ("orders", "of the stream"), ("steps", "to teach a concept")):
@@ -309,6 +312,11 @@ def _import(args):
 
 
 def _bench(args):
+    if args.what == "load":
+        from .bench.load import Crowd, load
+
+        load(args.base, Crowd(**{n: v for n in ("visitors", "teachers", "requests") if (v := getattr(args, n)) is not None}))
+        return
     if args.what == "continual":
         from .bench.continual import continual
 

@@ -7,7 +7,6 @@ every cross-attention layer (`weights`), the text encoders with their token embe
 import hashlib
 import json
 import os
-import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 
 from . import devices  # noqa: E402
+from .fair import FairLock  # noqa: E402
 from .families import Text, family_of  # noqa: E402
 from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES  # noqa: E402
 from .scores import Scorer  # noqa: E402
@@ -63,7 +63,7 @@ class Base:
             pipe.vae.enable_tiling()  # only beyond the side that the autoencoder was trained on
         self.pipe, self.card, self.scorer = pipe, card, scorer
         self.id, self.size, self.steps, self.guidance, self.class_words = card.id, card.size, card.steps, card.guidance, card.class_words
-        self.lock = threading.RLock()
+        self.lock = FairLock()
         self.layers: dict[str, nn.Module] = self.family.layers(self.denoiser)
         self.weights: dict[str, nn.Parameter] = {
             f"{n}.{p}.weight": getattr(m, p).weight for n, m in self.layers.items() for p in self.family.projections

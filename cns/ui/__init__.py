@@ -8,7 +8,7 @@ import secrets
 import gradio as gr
 
 from ..store.versions import is_key
-from . import api, generate, gpu, html, inspect, keeping, plots, probing, teach
+from . import api, generate, gpu, html, inspect, keeping, plots, probing, teach, temp
 from .common import NO_STORE, Shared, mark, spoken
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
@@ -92,6 +92,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
             with gr.Tab("Inspect Neurons", id="inspect"):
                 inspect.build(base, store, shared)
         api.build(base, store)
+        temp.swept(demo)
 
         def resume(key):
             session, note, key = None, "", key if is_key(key) else secrets.token_hex(16)
@@ -104,7 +105,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
             return session, secrets.token_hex(16), key, html.words(session), html.knows(session, base, note), kept, *teach.drafted(store, key)
 
         def start_over(run_id):
-            gpu.flag(run_id, "drop").touch()  # what is being taught right now ends with the old session
+            temp.made(gpu.flag(run_id, "drop")).touch()  # what is being taught right now ends with the old session
             return None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base), mark("" if store else NO_STORE)
 
         # both in the queue: out of it, a changed gr.State does not fire its `change`

@@ -19,11 +19,10 @@ from ..images import load_images
 from ..session import Session
 from ..store.versions import check_key
 from ..teaching import TeachSettings
-from . import gpu
+from . import gpu, temp
 from .common import keep_session, spoken
 from .keeping import received
 
-OUT = Path(tempfile.mkdtemp(prefix="cns-api-"))
 ENDPOINTS = {"new_session": "light", "teach": "teach", "generate": "draw", "inspect": "light", "forget": "draw", "rename": "light",
              "reorder": "light", "merge": "draw", "export": "light", "import_session": "light"}  # name: what it queues with  # fmt: skip
 LIMITS = {"light": 4, "teach": 4, "draw": 1}
@@ -68,10 +67,10 @@ class Api:
         settings = GenerateSettings(count, seed, steps, guidance, negative, strengths or {}, tuple(regions or ()), image_strength, together)
         start = load_images([_uploaded(image)])[0] if image else None
         pictures = gpu.draw(prompt, self._opened(key) if key else None, settings, start)
-        folder = _new_folder()
-        for i, picture in enumerate(pictures):
-            picture.save(folder / f"{seed + i}.png")
-        return [_file(folder / f"{seed + i}.png") for i in range(count)]
+        files = [temp.new_file(f"{seed + i}.png") for i in range(count)]
+        for file, picture in zip(files, pictures):
+            picture.save(file)
+        return [_file(f) for f in files]
 
     def inspect(self, key: str) -> dict:
         """What the session of `key` knows: of every concept its neurons and scores, and what was changed in all."""
@@ -106,10 +105,10 @@ class Api:
         """The session of `key` for other programs, as a zip file; `kind`: "patch", "lora" (of `rank`) or "session"."""
         if kind == "pipeline":
             raise ValueError("a whole `pipeline` is too large to be sent: make it with `python -m cns export pipeline`")
-        folder = _new_folder()
-        export(self.base, self._opened(key), kind, folder / "cns", rank)
-        path = shutil.make_archive(str(folder / f"cns-{kind}"), "zip", folder / "cns")
-        shutil.rmtree(folder / "cns")
+        path = temp.new_file(f"cns-{kind}.zip")
+        with tempfile.TemporaryDirectory() as folder:
+            export(self.base, self._opened(key), kind, Path(folder) / "cns", rank)
+            shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder) / "cns")
         return _file(path)
 
     def import_session(self, key: str, file: dict) -> dict:
@@ -144,10 +143,6 @@ def _uploaded(file: dict) -> Path:
     if not path.is_relative_to(Path(get_upload_folder()).resolve()):
         raise ValueError("this is no uploaded file: send pictures with `gradio_client.handle_file`")
     return path
-
-
-def _new_folder() -> Path:
-    return Path(tempfile.mkdtemp(dir=OUT))
 
 
 def _file(path: str | Path) -> dict:

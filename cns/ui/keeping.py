@@ -1,8 +1,6 @@
 """Under the line of what is known: how the session is kept, its history, and the ways to carry it elsewhere or to delete it."""
 
 import secrets
-import shutil
-import tempfile
 from pathlib import Path
 
 import gradio as gr
@@ -10,12 +8,11 @@ import gradio as gr
 from ..session import Session
 from ..store.archive import MAX_BYTES, pack, unpack
 from ..store.versions import State, conflicts, is_key
-from . import gpu, html
+from . import html, temp
 from .common import NO_STORE, Shared, keep_session, mark, spoken
 
 NOTHING = "no session was found under this key: check it"
 SURE = "Delete this session for good, with all its versions?"
-FILES = Path(tempfile.mkdtemp(prefix="cns-download-"))
 POLL = 2.0  # seconds between looks at a save that is on its way
 
 
@@ -78,12 +75,10 @@ def build(base, store, shared: Shared) -> None:
         return changed(store.bring_back(key, version, session, base), "saved")
 
     @spoken
-    def download(session, run):
+    def download(session):
         if not session or not session.concepts:
             raise ValueError("there is nothing to download yet: teach something first")
-        gpu.flag(run, "keep")  # refuses an id that is not ours
-        path = FILES / run / f"cns-{session.concepts[-1].name}.safetensors"
-        path.parent.mkdir(exist_ok=True)
+        path = temp.new_file(f"cns-{session.concepts[-1].name}.safetensors")
         path.write_bytes(pack(session))
         return str(path)
 
@@ -114,8 +109,8 @@ def build(base, store, shared: Shared) -> None:
     retry.click(try_again, [shared.session, shared.key, shared.kept], [shared.kept], api_visibility="private")
     undo.click(take_back, [shared.session, shared.key], session, api_visibility="private")
     back.click(bring, [shared.session, shared.key, history], session, api_visibility="private")
-    save.click(download, [shared.session, shared.run], [file], api_visibility="private").success(
-        lambda run: shutil.rmtree(FILES / run, ignore_errors=True), [shared.run], None, js="(run) => { document.querySelector('#session-file').click(); return [run]; }", **quiet
+    save.click(download, [shared.session], [file], api_visibility="private").success(
+        None, None, None, js="() => document.querySelector('#session-file').click()", **quiet
     )  # fmt: skip
     upload.upload(take_in, [upload, shared.session, shared.key], session, api_visibility="private")
     enter.click(open_key, [other, shared.key], [*session, shared.key, other], api_visibility="private")

@@ -1,6 +1,7 @@
 """The "Own it" part of the Inspect tab: call a concept otherwise, take it out again, order, merge, carry the session away."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import gradio as gr
@@ -9,7 +10,7 @@ from .. import owning
 from ..concept import checked_name
 from ..export import export
 from ..session import Session
-from . import gpu, html
+from . import gpu, html, temp
 from .common import Shared, keep_session, mark, spoken
 from .keeping import NOTHING, received
 
@@ -82,14 +83,13 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
         return session, html.words(session), html.knows(session, base), mark(keep_session(store, key, session, *what))
 
     @spoken
-    def made(session, kind, rank, run_id):
-        folder = gpu.flag(run_id, "export")  # one for each visitor: a newer export takes the place of the older
-        shutil.rmtree(folder, ignore_errors=True)
-        about = export(base, session or Session.new(base), kind, folder / "cns", int(rank or 0))
-        path = shutil.make_archive(str(folder / f"cns-{kind}"), "zip", folder / "cns")
-        shutil.rmtree(folder / "cns")
+    def made(session, kind, rank):
+        path = temp.new_file(f"cns-{kind}.zip")
+        with tempfile.TemporaryDirectory() as folder:
+            about = export(base, session or Session.new(base), kind, Path(folder) / "cns", int(rank or 0))
+            shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder) / "cns")
         note = f"relative error {about['relative_error']:.1%} at rank {about['rank']}" if "relative_error" in about else ""
-        return gr.update(value=path, visible=True, label=f"Download {Path(path).name}"), html.note(note)
+        return gr.update(value=str(path), visible=True, label=f"Download {path.name}"), html.note(note)
 
     states = [shared.session, shared.known, shared.line, shared.kept]
     look = {"api_visibility": "private", "concurrency_id": "draw"}
@@ -102,7 +102,7 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
     merge.click(merged, [shared.session, other, shared.run, shared.key], [other, lost, *states], **look)
     add.upload(merged_file, [shared.session, add, shared.run, shared.key], [lost, *states], **look)
     shared.known.change(lambda s: ", ".join(c.name for c in s.concepts) if s else "", [shared.session], [order], queue=False, api_visibility="private")
-    make.click(made, [shared.session, kind, rank, shared.run], [file, error], api_visibility="private")
+    make.click(made, [shared.session, kind, rank], [file, error], api_visibility="private")
     kind.change(lambda k: (gr.update(visible=k == "lora"), gr.update(visible=False), ""), [kind], [rank, file, error], queue=False, api_visibility="private")
     shared.known.change(lambda: (gr.update(visible=False), ""), None, [file, error], queue=False, api_visibility="private")
 

@@ -1,14 +1,12 @@
 """Boxes with words in the Generate tab: drawn on a canvas, from a preset or a file into rows, out as the core's regions."""
 
 import json
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 
 import gradio as gr
 
 from ..regions import LIMIT, PRESETS, Region, checked, load_layout
-from . import html
+from . import html, temp
 from .common import spoken
 
 NONE = "none"
@@ -104,7 +102,7 @@ def build(base) -> tuple[list, gr.Slider]:
 
     @spoken
     def kept(*values):
-        path = Path(tempfile.mkdtemp(prefix="cns-layout-")) / "layout.json"
+        path = temp.new_file("layout.json")
         path.write_text(json.dumps([asdict(r) for r in regions(values)], indent=1))
         return str(path)
 

@@ -14,7 +14,7 @@ from ..images import load_images, square
 from ..session import Session
 from ..store import Draft
 from ..teaching import Progress, TeachSettings
-from . import gpu, html, zerogpu
+from . import gpu, html, temp, zerogpu
 from .common import Shared, keep_session, mark, spoken
 
 KEEP, DROP = "Stop and keep", "Stop and discard"
@@ -126,7 +126,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
 
     @spoken
     def stop(what, run_id):
-        gpu.flag(run_id, what).touch()
+        temp.made(gpu.flag(run_id, what)).touch()
         stopping, other = gr.update(value="Stopping...", interactive=False), gr.update(interactive=False)
         return (stopping, other) if what == "keep" else (other, stopping)
 

@@ -1,0 +1,53 @@
+"""Files that a handler writes, and how they go: an hour after they were made, by the app's own clean-up, or with the program.
+
+All lie under one folder of this process. Gradio's clean-up (`delete_cache`) knows the files that it made itself; those made
+here are told to it by `swept` and `made`.
+"""
+
+import atexit
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+from gradio.route_utils import delete_files_created_by_app
+from gradio.utils import get_upload_folder
+
+from . import gpu
+
+AGE = 3600  # seconds
+ROOT = Path(tempfile.mkdtemp(prefix="cns-studio-"))
+_made: set[str] = set()
+atexit.register(lambda mine=os.getpid(): shutil.rmtree(ROOT, ignore_errors=True) if os.getpid() == mine else None)  # not in a forked worker
+
+
+def made(path: str | Path) -> Path:
+    """`path`, which is to be deleted when it is older than `AGE`."""
+    _made.add(str(path))
+    return Path(path)
+
+
+def new_file(name: str) -> Path:
+    """A path for a file of that name that nobody can guess."""
+    folder = ROOT / secrets.token_hex(16)
+    folder.mkdir()
+    return made(folder / name)
+
+
+def swept(demo) -> None:
+    """From now on the clean-up of `demo` also deletes what was `made`."""
+    demo.temp_file_sets.append(_made)
+
+
+def sweep(demo, age: float = AGE) -> None:
+    """What the clean-up of `demo` does each hour; then our folders that it emptied go, too."""
+    delete_files_created_by_app(demo, age)
+    for folder in [f for f in ROOT.iterdir() if f.is_dir()]:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def left() -> list[Path]:
+    """Every file that there is now, ours and Gradio's."""
+    return [f for root in (ROOT, gpu.FLAGS, Path(get_upload_folder())) if root.exists() for f in root.rglob("*") if f.is_file()]
