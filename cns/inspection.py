@@ -53,9 +53,14 @@ def csv_of(lines) -> str:
 
 def short(name: str) -> str:
     """`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight` -> `down 1.0 K`."""
+    deep = re.search(r"transformer_blocks\.([1-9]\d*)", name)
+    return f"{block(name)}{f'.{deep[1]}' if deep else ''} {'K' if 'to_k' in name else 'V'}"
+
+
+def block(name: str) -> str:
+    """`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight` -> `down 1.0`."""
     place = re.match(r"(down|mid|up)_block(?:s\.(\d+))?\.attentions\.(\d+)", name)
-    where = f"{place[1]} {place[2]}.{place[3]}" if place and place[2] else f"mid {place[3]}" if place else name
-    return f"{where} {'K' if 'to_k' in name else 'V'}"
+    return f"{place[1]} {place[2]}.{place[3]}" if place and place[2] else f"mid {place[3]}" if place else name
 
 
 def ordered(names) -> list[str]:
@@ -114,7 +119,7 @@ def spread(base, session: Session, by: str = "block") -> Plot:
 def _parts(base, name: str, index: Tensor, by: str) -> list[tuple[str, int]]:
     """[(part of the network, how many of the flat `index` lie there)]"""
     if by == "block":
-        return [(short(name)[:-2], len(index))]
+        return [(block(name), len(index))]
     if by == "kind":
         return [("keys (K)" if "to_k" in name else "values (V)", len(index))]
     if by == "resolution":
@@ -127,7 +132,7 @@ def _parts(base, name: str, index: Tensor, by: str) -> list[tuple[str, int]]:
 
 def resolution(base, name: str) -> int:
     """Side of the latents where a layer looks at them [cells]."""
-    config = base.pipe.unet.config
+    config = base.denoiser.config
     last = len(config.block_out_channels) - 1
     place = re.match(r"(down|up)_blocks\.(\d+)", name)
     halvings = last if not place else int(place[2]) if place[1] == "down" else last - int(place[2])

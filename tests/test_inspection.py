@@ -64,6 +64,12 @@ def test_heads_are_rows_of_the_matrix_and_resolutions_halve(tiny_base, session):
         inspection.spread(tiny_base, session, "colour")
 
 
+def test_layers_deep_in_a_block_have_names_of_their_own():
+    name = "down_blocks.2.attentions.1.transformer_blocks.{}.attn2.to_v.weight"
+    assert [inspection.short(name.format(i)) for i in (0, 1, 10)] == ["down 2.1 V", "down 2.1.1 V", "down 2.1.10 V"]
+    assert {inspection.block(name.format(i)) for i in (0, 1, 10)} == {"down 2.1"}
+
+
 def test_overlap_counts_shared_neurons(session):
     a, b = (c.mask for c in session.concepts)
     wanted = sum(len(set(a[n].tolist()) & set(b[n].tolist())) for n in a)

@@ -177,7 +177,8 @@ def test_the_size_of_a_session_grows_with_what_is_shared_and_not_with_the_masks(
     shared = sum(len(own) for c in steps[-1].concepts for own in c.shared.values())
     dense = sum(len(i) for c in steps[-1].concepts for i in c.mask.values())
     union = len(steps[-1].delta)
-    assert shared < dense and sizes[-1] <= 8 * union + 4 * shared + 3 * (union / 8 + 8 * len(steps[-1].delta.indices) + 4 * 16)
+    matrices = len(steps[-1].delta.indices)
+    assert shared < dense and sizes[-1] <= 8 * union + 4 * shared + 3 * (union / 8 + 8 * matrices + 4 * 16 * (1 + matrices / 2))
 
 
 def test_another_base_is_refused_when_comparing(steps):

@@ -1,0 +1,114 @@
+"""What keeps a public app from harm, as far as no other test holds it already:
+
+run ids and keys `test_app`, `test_store`, `test_keeping`; pictures `test_images`; session files `test_session`, `test_store`;
+escaped messages `test_app`, `test_plots`; tokens `test_people`, `test_hub_store`; files that go `test_bench_load`.
+"""
+
+import ast
+import json
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from test_architecture import FILES, imports
+from test_keeping import Visitor, app, rex  # noqa: F401  fixtures
+
+from cns.bench import ROOT
+from cns.ui import temp
+from cns.ui.common import message
+
+CONCEPTS = ("c.", "concept.", "learned.", "m.", "session.concept", "before.concept")  # whose tokens are words in prompts
+
+
+def launch_options() -> dict[str, object]:
+    """The plain values that app.py launches with."""
+    calls = [n for n in ast.walk(ast.parse((ROOT / "app.py").read_text())) if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "launch"]
+    assert len(calls) == 1
+    return {k.arg: k.value.value for k in calls[0].keywords if isinstance(k.value, ast.Constant)}
+
+
+def test_it_launches_without_open_folders_error_pages_or_a_history_and_with_a_limit_for_files():
+    options = launch_options()
+    assert options["show_error"] is False and options["run_history"] is False and options["max_file_size"] == "200mb"
+    assert not {"allowed_paths", "auth", "share_server_address"} & options.keys()
+
+
+def test_files_are_cleaned_up_every_hour_after_an_hour(app):  # noqa: F811
+    assert app.delete_cache == (3600, 3600) and not app.allowed_paths
+    path = temp.new_file("x.txt")
+    path.write_text("x")
+    temp.sweep(app, 3600)
+    assert path.exists()
+    temp.sweep(app, -1)
+    assert not path.exists() and not path.parent.exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "app.py", "README.md", "../../../../etc/passwd", ".git/config", "cns/__init__.py"])
+def test_no_file_of_the_machine_or_the_repository_is_served(app, name):  # noqa: F811
+    for path in (name, str(ROOT / name)):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{app.local_url}gradio_api/file={path}", timeout=60)
+        assert refused.value.code in (403, 404)
+
+
+def test_a_program_cannot_name_a_file_of_the_machine_as_its_picture(app):  # noqa: F811
+    for path in ("/etc/passwd", str(ROOT / "assets/starter.png")):
+        body = {"data": ["0" * 32, "rex", "dog", [{"path": path, "meta": {"_type": "gradio.FileData"}}], 1, 0, False]}
+        request = urllib.request.Request(f"{app.local_url}gradio_api/call/teach", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            event = json.load(answer)["event_id"]
+        said = urllib.request.urlopen(f"{app.local_url}gradio_api/call/teach/{event}", timeout=60).read().decode()
+        assert said.startswith("event: error")
+
+
+@pytest.mark.parametrize("session", ["../../evil", "/tmp/evil", "{evil}"])
+def test_the_clients_session_hash_is_no_path_no_key_and_no_authority(app, rex, session):  # noqa: F811
+    from cns.store import pack
+
+    tab = Visitor(app)
+    tab.session = session
+    key = tab.call("resume", "")[2]
+    assert len(key) == 32 and "evil" not in key
+    tab.call("take_in", tab.upload(pack(rex)), None, key)
+    again = Visitor(app)
+    again.session = tab.session  # who takes another's hash has not his key
+    assert "Nothing taught yet" in again.call("resume", "")[4]
+    assert [f for f in Path(tempfile.gettempdir()).glob("*evil*")] == [] == [f for f in temp.left() if "evil" in str(f)]
+
+
+def test_nothing_is_unpickled_or_evaluated_anywhere():
+    assert [f.name for f in FILES for module, _ in imports(f) if module.split(".")[0] in ("pickle", "marshal", "shelve", "dill", "joblib")] == []
+    calls = [
+        (f.name, ast.unparse(n.func))
+        for f in FILES
+        for n in ast.walk(ast.parse(f.read_text()))
+        if isinstance(n, ast.Call) and ast.unparse(n.func) in ("eval", "exec", "torch.load", "np.load", "os.system", "compile")
+        and not any((k.arg, ast.unparse(k.value)) == ("weights_only", "True") for k in n.keywords)  # no code in it is run
+        and not (ast.unparse(n.func) == "np.load" and "allow_pickle" not in ast.unparse(n))
+    ]
+    assert calls == []
+
+
+def test_files_given_out_have_names_that_are_ours_in_folders_that_nobody_can_guess():
+    one, two = temp.new_file("a.png"), temp.new_file("a.png")
+    assert one.parent != two.parent and len(one.parent.name) == 32 and one.parent.parent == temp.ROOT
+
+
+def test_a_message_cannot_carry_markup():
+    shown = str(message(ValueError("<img src=x onerror=alert(1)>")).message)
+    assert "<" not in shown
+    assert "&lt;img" in shown.lower()
+
+
+def test_no_token_goes_into_a_message_or_a_log():
+    """Nothing prints or formats what holds a token."""
+    said = [
+        (f.name, ast.unparse(n))
+        for f in (ROOT / "cns/store").glob("*.py")
+        for n in ast.walk(ast.parse(f.read_text()))
+        if isinstance(n, ast.FormattedValue) and re.search(r"(^|[._])(token|secret|password)$", ast.unparse(n.value)) and not ast.unparse(n.value).startswith(CONCEPTS)
+    ]
+    assert said == []
