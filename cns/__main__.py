@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(f"--{name}", type=int, metavar="N", help=text)
     _measured(sub)
     sub = kinds.add_parser("multi", help="several taught things in one picture, with and without regions; goes on where it stopped")
-    sub.add_argument("--methods", nargs="+", metavar="NAME", help="default: cns lora_sum")
+    sub.add_argument("--methods", nargs="+", metavar="NAME", help="default: cns lora_sum base")
     for name, text in (("concepts", "taught"), ("pairs", "drawn"), ("triples", "drawn"), ("seeds", "pictures of each"), ("steps", "to teach a concept")):
         sub.add_argument(f"--{name}", type=int, metavar="N", help=text)
     _measured(sub)

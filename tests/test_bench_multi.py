@@ -22,7 +22,7 @@ def test_pairs_and_triples_are_of_things_that_a_box_can_hold():
 
 
 def test_own_pictures_in_the_boxes_score_higher_than_in_each_others(starter):
-    finder, pair = Finder(starter), things(2)
+    finder, pair = Finder(starter, 4), things(2)
     eye = list(finder.eyes.encoders)[-1]
     right, wrong = (finder.look(collage(starter, g, BOXES[2], 1), pair, BOXES[2])[eye] for g in (pair, pair[::-1]))
     assert np.mean(right["own"]) > np.mean(right["other"]) and np.mean(wrong["own"]) < np.mean(wrong["other"])

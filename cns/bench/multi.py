@@ -1,9 +1,10 @@
 """Several taught things in one picture: are all of them there, each in its place, and not mixed up? With and without regions.
 
 Each method is taught the same things one after another, then draws pairs and triples of them, from a prompt that names them and
-with a box for each over a prompt that names none (see `regions`). Crops are compared with the pictures of every thing of the benchmark by each eye (see
-`scoring`): a crop shows the thing that it is most like, if it is like enough. The row `real` is the things' own pictures set in
-the boxes: what a perfect drawing would score. A finished method is a JSON file in the results folder, as in `continual`.
+with a box for each over a prompt that names none (see `regions`). Crops are compared with the pictures of the things by each eye
+(see `scoring`): a crop shows the one of the taught things that it is most like, if it is like enough. Two rows say what the
+scores are worth: `real` is the things' own pictures set in the boxes, `base` draws without having been taught. A finished
+method is a JSON file in the results folder, as in `continual`.
 """
 
 import json
@@ -39,7 +40,7 @@ COLUMNS = {"both": "all there", "placed": "in its place", "clip_i": "CLIP-I", "c
 class Run:
     """What to run."""
 
-    methods: tuple[str, ...] = ("cns", "lora_sum")
+    methods: tuple[str, ...] = ("cns", "lora_sum", "base")
     concepts: int = 6  # taught, 3 to 18
     pairs: int = 15
     triples: int = 6
@@ -90,15 +91,15 @@ def crop(picture: Image.Image, box) -> Image.Image:
 
 
 class Finder:
-    """Which of the benchmark's things a crop shows, if any, in the view of each eye."""
+    """Which of the first `count` things a crop shows, if any, in the view of each eye."""
 
-    def __init__(self, base):
+    def __init__(self, base, count: int):
         self.eyes = Eyes(base, things(LIMIT))
-        self.names = [c.name for c in things(LIMIT)]
+        self.names = [c.name for c in things(count)]
         self.bars = {eye: self._bar(eye) for eye in self.eyes.encoders}
 
     def _bar(self, eye: str) -> float:
-        """Halfway between the cosines of pictures of one thing and of two."""
+        """Halfway between the cosines of pictures of one thing and of two, over all things that there are."""
         means = np.array([[float((a @ b.T).mean()) for b in self.eyes.references[eye].values()] for a in self.eyes.references[eye].values()])
         same = means.trace() / len(means)
         return (same + (means.sum() - means.trace()) / (means.size - len(means))) / 2
@@ -106,7 +107,7 @@ class Finder:
     def likeness(self, eye: str, pictures) -> np.ndarray:
         """CLIP-I of each picture to each thing [pictures, things]."""
         seen = self.eyes.encoders[eye].image_features(pictures)
-        return np.stack([(seen @ r.T).mean(1).numpy() for r in self.eyes.references[eye].values()], 1)
+        return np.stack([(seen @ self.eyes.references[eye][n].T).mean(1).numpy() for n in self.names], 1)
 
     def shown(self, eye: str, likeness: np.ndarray) -> list[str]:
         """What each crop shows, "" for nothing that is known."""
@@ -199,7 +200,7 @@ def table(result: dict[str, dict]) -> str:
 def run_all(base, run: Run, folder: Path, command: str) -> dict:
     """Run what is missing in `folder`/runs, then write `multi.json`, `multi.md` and the sheets to `folder`."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    finder, found = Finder(base), {}
+    finder, found = Finder(base, run.concepts), {}
     with tqdm(total=len(run.methods) * run.concepts, unit="concept") as bar:
         for name in ("real", *run.methods):
             file, key = folder / "runs" / f"multi-{name}.json", _key(base, run, name, finder)
