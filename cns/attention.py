@@ -19,7 +19,8 @@ class _Watcher:
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
         q = attn.head_to_batch_dim(attn.to_q(hidden_states))  # [batch * heads, queries, d]
         k = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))  # [batch * heads, tokens, d]
-        a = attn.get_attention_scores(q, k).mean(1)  # over queries
+        mask = kwargs.get("attention_mask")  # of padding: [batch, 1, tokens]
+        a = attn.get_attention_scores(q, k, attn.prepare_attention_mask(mask, k.shape[1], len(hidden_states))).mean(1)  # over queries
         self.store.append(a.unflatten(0, (-1, attn.heads)).mean(1).float())  # over heads: [batch, tokens]
         return self.processor(attn, hidden_states, encoder_hidden_states=encoder_hidden_states, **kwargs)
 

@@ -55,6 +55,8 @@ class Base:
         self.family = family_of(type(pipe).__name__, card.id)
         self.denoiser: nn.Module = getattr(pipe, self.family.denoiser)
         self.tokenizers, self.encoders = ([getattr(pipe, pair[i]) for pair in self.family.encoders] for i in range(2))
+        for tokenizer in self.tokenizers:
+            tokenizer.model_max_length = self.family.length or tokenizer.model_max_length
         for part in (self.denoiser, pipe.vae, *self.encoders):
             part.requires_grad_(False).eval()
         pipe.set_progress_bar_config(disable=True)
@@ -101,7 +103,9 @@ class Base:
 
     @cached_property
     def img2img(self) -> DiffusionPipeline:
-        """The same parts, starting from a picture."""
+        """The same parts, starting from a picture. Raises ValueError where the family cannot."""
+        if not self.family.from_picture:
+            raise ValueError(f"base `{self.id}` is a {self.family.name}, which cannot start from a picture: leave the picture out")
         pipe = getattr(diffusers, self.family.from_picture)(**self.pipe.components, **self.options)
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -116,10 +120,11 @@ class Base:
         """The first text encoder's token embeddings."""
         return self.embeddings[0]
 
-    @property
+    @cached_property
     def embeddings(self) -> list[nn.Embedding]:
         """Each text encoder's token embeddings [vocabulary, din_i]; a taught vector [sum of din_i] has a part for each."""
-        return [e.get_input_embeddings() for e in self.encoders]
+        tables = [e.get_input_embeddings().weight for e in self.encoders]  # T5 has two modules for one table, and runs the second
+        return [[m for m in e.modules() if isinstance(m, nn.Embedding) and m.weight is w][-1] for e, w in zip(self.encoders, tables)]
 
     @property
     def widths(self) -> list[int]:
@@ -129,7 +134,11 @@ class Base:
     def predict(self, noisy: Tensor, t: Tensor, text: Text) -> Tensor:
         """What the denoiser makes of noisy latents [n, c, h, w] at times t [n], reading `text`."""
         more = self.family.inputs(text, self.size)
-        return self.denoiser(noisy.to(text.features.dtype), timestep=t, encoder_hidden_states=text.features, **more).sample
+        return self.denoiser(noisy.to(text.features.dtype), timestep=t, encoder_hidden_states=text.features, **more).sample[:, : noisy.shape[1]]  # the rest is a variance
+
+    def projected(self, features: Tensor) -> Tensor:
+        """What the key and value projections read [n, length, columns of K] of text features [n, length, d]."""
+        return self.family.project(self.denoiser, features)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

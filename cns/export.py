@@ -35,6 +35,8 @@ def export(base, session: Session, kind: str, out: str | Path, rank: int = 16) -
     session.check(base)
     if kind not in KINDS:
         raise ValueError(f"export `{kind}` is unknown: choose {', '.join(f'`{k}`' for k in KINDS)}")
+    if kind in ("patch", "lora") and not base.family.keys:
+        raise ValueError(f"a `{kind}` of a {base.family.name} is read by no other program: export a `pipeline` or `session`")
     if not session.concepts:
         raise ValueError("the session knows nothing yet, so there is nothing to export: teach something first")
     if not 1 <= rank <= max(map(_full_rank, base.weights.values())):
@@ -91,7 +93,7 @@ def pipeline(base, session: Session):
 
 def patch(base, session: Session) -> dict[str, Tensor]:
     """W - W0 as dense fp16 matrices [dout, din] under the keys of a LoRA file."""
-    out = {f"{_key(n)}.diff": _dense(base, session, n).half().contiguous() for n in session.delta.indices}
+    out = {f"{_key(base, n)}.diff": _dense(base, session, n).half().contiguous() for n in session.delta.indices}
     if wild := [k for k, t in out.items() if not torch.isfinite(t).all()]:
         raise ValueError(f"`{wild[0]}` is beyond the range of fp16: the session changed the base too much to be exported as a patch")
     return out
@@ -104,15 +106,15 @@ def lora(base, session: Session, rank: int) -> tuple[dict[str, Tensor], float]:
         dense, r = _dense(base, session, n), min(rank, _full_rank(base.weights[n]))
         u, s, v = torch.linalg.svd(dense, full_matrices=False)
         up, down = (u[:, :r] * s[:r].sqrt()).half(), (s[:r].sqrt()[:, None] * v[:r]).half()
-        out |= {f"{_key(n)}.lora_up.weight": up.contiguous(), f"{_key(n)}.lora_down.weight": down.contiguous(), f"{_key(n)}.alpha": torch.tensor(float(r))}
+        out |= {f"{_key(base, n)}.lora_up.weight": up.contiguous(), f"{_key(base, n)}.lora_down.weight": down.contiguous(), f"{_key(base, n)}.alpha": torch.tensor(float(r))}
         missed += (dense - up.float() @ down.float()).square().sum().item()
         total += dense.square().sum().item()
     return out, (missed / total) ** 0.5 if total else 0.0
 
 
-def _key(name: str) -> str:
+def _key(base, name: str) -> str:
     """`down_blocks.0...attn2.to_k.weight` -> `lora_unet_down_blocks_0_..._attn2_to_k`."""
-    return "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+    return base.family.keys + name.removesuffix(".weight").replace(".", "_")
 
 
 def _dense(base, session: Session, name: str) -> Tensor:

@@ -19,6 +19,7 @@ class Text:
     features: Tensor  # [n, length, d]: what cross-attention's keys and values are made of
     words: Tensor  # bool [n, length]: true at words, false at start, end and padding
     pooled: Tensor | None = None  # [n, d']: the prompt as a whole, where a denoiser wants that too
+    mask: Tensor | None = None  # bool [n, length]: false at padding, where a denoiser is to leave that out
 
     def __getitem__(self, rows) -> "Text":
         return self._each(lambda t: t[rows])
@@ -32,8 +33,8 @@ class Text:
 
     def arguments(self, prefix: str = "") -> dict[str, Tensor]:
         """As a diffusers pipeline takes it; `prefix`: "negative_" for what to keep away from."""
-        pooled = {} if self.pooled is None else {f"{prefix}pooled_prompt_embeds": self.pooled}
-        return {f"{prefix}prompt_embeds": self.features, **pooled}
+        parts = {"prompt_embeds": self.features, "pooled_prompt_embeds": self.pooled, "prompt_attention_mask": self.mask}
+        return {prefix + name: t for name, t in parts.items() if t is not None}
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,39 @@ class Family:
 
     name: str
     pipeline: str  # diffusers' class
-    from_picture: str  # its class that starts from a picture
+    from_picture: str | None  # its class that starts from a picture
     encoders: tuple[tuple[str, str], ...]  # (tokenizer, text encoder), as the pipeline calls them
     embeddings: tuple[str, ...]  # an embedding's parts in a textual-inversion file, one for each encoder; `{}` is the token
-    read: Callable[[Sequence[nn.Module], Sequence[Tensor]], tuple[Tensor, Tensor | None]]  # (encoders, ids) -> (features, pooled)
+    read: Callable[[Sequence[nn.Module], Sequence[Tensor], Sequence[Tensor]], tuple]  # (encoders, ids, masks) -> `Text`'s (features, pooled, mask)
     inputs: Callable[[Text, int], dict]  # what the denoiser takes beside latents, time and features, for a side [pixels]
     denoiser: str = "unet"
     attention: str = "attn2"  # the layers that read the text
     projections: tuple[str, str] = ("to_k", "to_v")  # in them, each a Linear
+    project: Callable[[nn.Module, Tensor], Tensor] = lambda denoiser, features: features  # what of the features these read
+    length: int | None = None  # tokens of a prompt; None: what the tokenizer says
+    drawing: tuple[tuple[str, object], ...] = ()  # what its pipeline is to be told beside the prompts
+    regions: bool = True  # whether attention can be bound to regions and mapped
+    keys: str | None = "lora_unet_"  # what other programs put before a weight's name in a patch; None: they have no such name
 
     def layers(self, denoiser: nn.Module) -> dict[str, nn.Module]:
         """The cross-attention layers by name."""
         return {n: m for n, m in denoiser.named_modules() if n.endswith(self.attention) and getattr(m, "is_cross_attention", False)}
 
 
-def _last(encoders, ids):
+def _last(encoders, ids, masks):
     """The only encoder's output."""
-    return encoders[0](ids[0])[0], None
+    return encoders[0](ids[0])[0], None, None
 
 
-def _two(encoders, ids):
+def _two(encoders, ids, masks):
     """Both encoders' last but one layers side by side, and what the second makes of the whole prompt."""
     small, large = (e(i, output_hidden_states=True) for e, i in zip(encoders, ids))
-    return torch.cat([small.hidden_states[-2], large.hidden_states[-2]], -1), large.text_embeds
+    return torch.cat([small.hidden_states[-2], large.hidden_states[-2]], -1), large.text_embeds, None
+
+
+def _masked(encoders, ids, masks):
+    """The only encoder's output, which its padding does not touch."""
+    return encoders[0](ids[0], attention_mask=masks[0].long())[0], None, masks[0]
 
 
 def _size_too(text: Text, side: int) -> dict:
@@ -81,6 +92,12 @@ FAMILIES = (
     Family(
         "Stable Diffusion XL", "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline",
         encoders=(("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")), embeddings=("clip_l", "clip_g"), read=_two, inputs=_size_too,
+    ),
+    Family(
+        "PixArt-Sigma", "PixArtSigmaPipeline", None, denoiser="transformer", encoders=(("tokenizer", "text_encoder"),), embeddings=("{}",), read=_masked,
+        inputs=lambda text, side: {"encoder_attention_mask": text.mask, "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
+        project=lambda denoiser, features: denoiser.caption_projection(features), length=300, regions=False, keys=None,
+        drawing=(("negative_prompt", None), ("use_resolution_binning", False)),
     ),
 )  # fmt: skip
 

@@ -53,6 +53,8 @@ def explain(
     base, prompt: str, session: Session | None = None, settings: GenerateSettings = GenerateSettings(), image: Image.Image | None = None
 ) -> tuple[Image.Image, list[Heat]]:
     """The first picture that `generate` gives, and for every word of the prompt and of the regions where it acted."""
+    if not base.family.regions:
+        raise ValueError(f"base `{base.id}` is a {base.family.name}, whose attention cannot be mapped: draw without the overlay")
     session, settings = _ready(base, prompt, session, settings, image), replace(settings, count=1)
     maps: list[Tensor] = []
     with session.on(base):
@@ -71,6 +73,8 @@ def _ready(base, prompt, session, settings, image) -> Session:
     session.check(base)
     check_prompt(base, session, prompt)
     check_words(base, session, settings.regions)
+    if settings.regions and not base.family.regions:
+        raise ValueError(f"base `{base.id}` is a {base.family.name}, whose attention cannot be bound to regions: leave them out")
     if image and int((settings.steps or base.steps) * settings.image_strength) < 1:
         raise ValueError(f"`image_strength` {settings.image_strength} of {settings.steps or base.steps} steps is none: raise one of them")
     return session.scaled(settings.strengths)
@@ -96,7 +100,7 @@ def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, m
             out = pipe(
                 **texts[1:2].repeated(len(seeds)).arguments(), **texts[:1].repeated(len(seeds)).arguments("negative_"),
                 num_inference_steps=settings.steps or base.steps, guidance_scale=guidance,
-                generator=[torch.Generator().manual_seed(s) for s in seeds], **start,
+                generator=[torch.Generator().manual_seed(s) for s in seeds], **start, **dict(base.family.drawing),
             )  # fmt: skip
         if maps is not None:
             maps += maps_here

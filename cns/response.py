@@ -21,7 +21,7 @@ def second_moment(base, prompts: list[str], vectors, chunk: int = 64) -> Tensor:
     """Mean of x x^T [din, din] over all tokens of `prompts`, scaled to a trace of din."""
     total = 0.0
     for start in range(0, len(prompts), chunk):
-        x = encode(base, prompts[start : start + chunk], vectors)[0].flatten(0, 1).float()
+        x = base.projected(encode(base, prompts[start : start + chunk], vectors)[0]).flatten(0, 1).float()
         total = total + x.T @ x
     return total * len(total) / total.trace()
 

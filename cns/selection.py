@@ -80,7 +80,7 @@ def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator, l
         noise = torch.randn(z.shape, generator=generator).to(z)
         for name, a in attention_to_words(base, schedule.add_noise(z, noise, t), t, text).items():
             total[name] = total[name] + a / levels
-    return {name: feature_rms(text.features.float(), a) for name, a in total.items()}
+    return {name: feature_rms(base.projected(text.features).float(), a) for name, a in total.items()}
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def calibration_rms(base, generator, chunk: int = 16) -> dict[str, Tensor]:
         noise = torch.randn((1, *base.latent_shape), generator=generator).to(base.device).expand(len(text.features), -1, -1, -1)
         t = torch.full((len(noise),), base.schedule.config.num_train_timesteps - 1, device=base.device)
         for name, a in attention_to_words(base, noise, t, text).items():
-            out[name] += [feature_rms(x[None].float(), b[None]) for x, b in zip(text.features, a)]
+            out[name] += [feature_rms(x[None].float(), b[None]) for x, b in zip(base.projected(text.features), a)]
     return {name: torch.stack(rs) for name, rs in out.items()}
 
 

@@ -30,7 +30,7 @@ from .memory import Memory, recall
 from .selection import Selection, concept_rms, select_base, select_general
 from .response import Still, second_moment
 from .session import Learned, Session, pack, unpack
-from .text import encode, read
+from .text import read
 
 SLICE = 0.5  # seconds between events, about
 

@@ -21,9 +21,10 @@ class Tokens:
     """One prompt's token ids, padded, with the taught tokens' places and the words that did not fit."""
 
     ids: list[int]  # [length], 0 where a taught token stands
+    start: int  # position of the first word: 1 after a start-of-text token, 0 where there is none
     slots: tuple[tuple[int, str], ...]  # (position, token)
     words: tuple[tuple[str, int, int], ...]  # (word or token, its first position, the one after its last)
-    end: int  # position of the end-of-text token; words are at 1..end-1
+    end: int  # position of the end-of-text token; words are at start..end-1
     cut: list[str]  # words beyond the encoder's length
 
 
@@ -39,17 +40,18 @@ def tokenize(tokenizer, prompt: str, known=()) -> Tokens:
         else:
             for word in piece.split():
                 units.append((word, tokenizer(word, add_special_tokens=False).input_ids, None))
-    room, ids, slots, words, cut = tokenizer.model_max_length - 2, [tokenizer.bos_token_id], [], [], []
+    ids = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    start, room, slots, words, cut = len(ids), tokenizer.model_max_length - 1, [], [], []  # one place is for the end of the text
     for word, word_ids, token in units:
-        if cut or len(ids) - 1 + len(word_ids) > room:
+        if cut or len(ids) + len(word_ids) > room:
             cut.append(word)
             continue
         slots += [(len(ids), token)] if token else []
         words.append((word, len(ids), len(ids) + len(word_ids)))
         ids += word_ids
     end = len(ids)
-    ids += [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * (room + 1 - end)
-    return Tokens(ids, tuple(slots), tuple(words), end, cut)
+    ids += [tokenizer.eos_token_id] + [tokenizer.pad_token_id] * (room - end)
+    return Tokens(ids, start, tuple(slots), tuple(words), end, cut)
 
 
 def check_prompt(base, session, prompt: str) -> list[str]:
@@ -77,20 +79,21 @@ def _vectors_at(embedding, places: list[tuple[int, int, str]], vectors: dict[str
 
 def read(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> Text:
     """`prompts` as the base's denoiser reads them. `vectors` maps tokens to embeddings [din]; gradients flow to them."""
-    vectors, ids = vectors or {}, []
+    vectors, ids, masks = vectors or {}, [], []
     with ExitStack() as stack:
         for i, (tokenizer, embedding) in enumerate(zip(base.tokenizers, base.embeddings)):
             rows = [tokenize(tokenizer, p, tuple(vectors)) for p in prompts]
             places = [(r, position, token) for r, row in enumerate(rows) for position, token in row.slots]
             stack.enter_context(_vectors_at(embedding, places, {k: v.split(base.widths)[i] for k, v in vectors.items()}))
             ids.append(torch.tensor([row.ids for row in rows], device=base.device))
-        features, pooled = base.family.read(base.encoders, ids)
+            masks.append(torch.arange(ids[-1].shape[1], device=base.device) <= torch.tensor([row.end for row in rows], device=base.device)[:, None])
+        features, pooled, mask = base.family.read(base.encoders, ids, masks)
     if base.pipe.config.get("force_zeros_for_empty_prompt"):
         said = torch.tensor([bool(p) for p in prompts], device=base.device)
         features, pooled = features * said[:, None, None], pooled * said[:, None]
     position = torch.arange(features.shape[1], device=base.device)
     ends = torch.tensor([row.end for row in rows], device=base.device)  # the same for every encoder
-    return Text(features, (position > 0) & (position < ends[:, None]), pooled)
+    return Text(features, (position >= rows[0].start) & (position < ends[:, None]), pooled, mask)
 
 
 def encode(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:

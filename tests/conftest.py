@@ -10,13 +10,16 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from PIL import Image, ImageDraw
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 import cns
 from cns.base import Base, Card
@@ -82,6 +85,22 @@ def tiny_xl() -> StableDiffusionXLPipeline:
         text_encoder=tiny_text(tok), text_encoder_2=tiny_text(tok, CLIPTextModelWithProjection, 24, projection_dim=20),
         tokenizer=tok, tokenizer_2=other, unet=unet, vae=tiny_vae(), scheduler=EulerDiscreteScheduler(), add_watermarker=False,
     )  # fmt: skip
+
+
+def tiny_pixart() -> PixArtSigmaPipeline:
+    """The same size with PixArt's transformer, T5 and sampler."""
+    torch.manual_seed(0)
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *(("▁" + w, -1.0) for w in WORDS)]
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, cross_attention_dim=16, sample_size=16, caption_channels=24,
+        use_additional_conditions=False, norm_num_groups=1,
+    )  # fmt: skip
+    for p in transformer.parameters():  # as made, its last layers are zero
+        torch.nn.init.normal_(p, std=0.1)
+    text = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
+    return PixArtSigmaPipeline(
+        tokenizer=T5Tokenizer(vocab=pieces, extra_ids=0), text_encoder=text, transformer=transformer, vae=tiny_vae(), scheduler=DPMSolverMultistepScheduler()
+    )
 
 
 @pytest.fixture(scope="session")

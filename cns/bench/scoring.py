@@ -42,7 +42,7 @@ def draw(base, prompts: list[str], vectors, seeds: list[int], steps: int, chunk:
         generators = [torch.Generator().manual_seed(s) for s in seeds[at : at + chunk]]
         out += base.pipe(
             **texts[1:].arguments(), **texts[:1].repeated(len(some)).arguments("negative_"), num_inference_steps=steps,
-            guidance_scale=base.guidance, generator=generators, height=base.size, width=base.size,
+            guidance_scale=base.guidance, generator=generators, height=base.size, width=base.size, **dict(base.family.drawing),
         ).images  # fmt: skip
     return out
 
