@@ -122,6 +122,16 @@ def test_regions_and_attention_maps_work_or_are_refused_by_name(base, concept):
     assert drawn.tobytes() != cns.generate(base, "a red house", session)[0].tobytes()
 
 
+def test_its_neurons_can_be_shown(base, concept):
+    from cns import figures, inspection
+
+    session = taught(base, concept)
+    parts = {by: inspection.spread(base, session, by) for by in inspection.WAYS}
+    for plot in (inspection.funnel(session, "rex"), inspection.updates(inspection.norms(base), session), *parts.values()):
+        figures.draw(plot)
+    assert sum(n for _, n in parts["resolution"].table) == session.concepts[0].stats["neurons"]
+
+
 def test_a_family_that_cannot_be_taught_is_refused_with_those_that_can(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
     with pytest.raises(ValueError, match="is a `KandinskyPipeline`, which CNS cannot teach: choose one of Stable Diffusion 1 and 2.*XL.*PixArt-Sigma"):
