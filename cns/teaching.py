@@ -175,7 +175,8 @@ class Teaching:
             self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in masks.items()}  # flat int64 [k]
             self.funnel = {n: [int(selection.base[n].sum()), len(i), base.weights[n].numel()] for n, i in self.index.items()}
             self.general = {n: pack(m) for n, m in selection.general.items()}
-        self.origin = {n: base.weights[n].detach().view(-1)[i.to(base.device)].float() for n, i in self.index.items()}  # W_0
+        self.at = {n: i.to(base.device) for n, i in self.index.items()}
+        self.origin = {n: base.weights[n].detach().view(-1)[i].float() for n, i in self.at.items()}  # W_0
         self.start = {n: w + session.delta.at(n, self.index[n]).to(w) for n, w in self.origin.items()}  # W_{n-1}
         self.now = {n: w.clone() for n, w in self.start.items()}  # W, the trained values
         others = [c.mask for c in session.concepts if c is not self.known]
@@ -244,7 +245,7 @@ class Teaching:
 
     def _gather(self, name):
         """Keep the gradient of the selected entries only, with the regularisers'; the dense one is freed at once."""
-        s, index, now = self.settings, self.index[name].to(self.base.device), self.now[name]
+        s, index, now = self.settings, self.at[name], self.now[name]
 
         def hook(weight):
             grad = weight.grad.view(-1)[index].float()
@@ -264,9 +265,9 @@ class Teaching:
         loss.backward()
         self.optimizer.step()
         self.schedule.step()
-        for name, index in self.index.items():
+        for name, index in self.at.items():
             self.now[name].copy_(self.start[name] + self.still[name](self.update[name]))
-            self.base.weights[name].data.view(-1)[index.to(self.base.device)] = self.now[name].to(self.base.weights[name].dtype)
+            self.base.weights[name].data.view(-1)[index] = self.now[name].to(self.base.weights[name].dtype)
         self.step += 1
         self.loss = loss.item() if self.loss is None else 0.95 * self.loss + 0.05 * loss.item()
 

@@ -62,7 +62,7 @@ def random_base(name: str, device: str | None = None, size: int | None = None) -
     devices.check_room(name, count * dtype.itemsize, device, dtype)
     torch.manual_seed(0)
     with torch.device(device):
-        parts = {n: m.to(dtype) for n, m in build().items()}
+        parts = {n: m if dtype is torch.float32 else m.to(dtype) for n, m in build().items()}
     tokenizers = {n.replace("text_encoder", "tokenizer"): CLIPTokenizer.from_pretrained(STARTER / "tokenizer") for n in parts if n.startswith("text")}
     for t in tokenizers.values():
         t.model_max_length = 77
