@@ -84,6 +84,17 @@ def _size_too(text: Text, side: int) -> dict:
     return {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": times}}
 
 
+def _masked_and_size(text: Text, side: int) -> dict:
+    """PixArt's denoiser is given the padding, and the wanted height and width with their ratio, which those of 1024 pixels read."""
+    size = text.features.new_tensor([side, side]).expand(len(text.features), -1)
+    return {"encoder_attention_mask": text.mask, "added_cond_kwargs": {"resolution": size, "aspect_ratio": torch.ones_like(size[:, :1])}}
+
+
+PIXART = Family(
+    "PixArt-Sigma", "PixArtSigmaPipeline", None, encoders=(("tokenizer", "text_encoder"),), embeddings=("{}",), read=_masked, inputs=_masked_and_size,
+    denoiser="transformer", project=lambda denoiser, features: denoiser.caption_projection(features), length=300, regions=False, keys=None,
+    drawing=(("negative_prompt", None), ("use_resolution_binning", False)),
+)  # fmt: skip
 FAMILIES = (
     Family(
         "Stable Diffusion 1 and 2", "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline",
@@ -93,12 +104,8 @@ FAMILIES = (
         "Stable Diffusion XL", "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline",
         encoders=(("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")), embeddings=("clip_l", "clip_g"), read=_two, inputs=_size_too,
     ),
-    Family(
-        "PixArt-Sigma", "PixArtSigmaPipeline", None, denoiser="transformer", encoders=(("tokenizer", "text_encoder"),), embeddings=("{}",), read=_masked,
-        inputs=lambda text, side: {"encoder_attention_mask": text.mask, "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
-        project=lambda denoiser, features: denoiser.caption_projection(features), length=300, regions=False, keys=None,
-        drawing=(("negative_prompt", None), ("use_resolution_binning", False)),
-    ),
+    PIXART,
+    replace(PIXART, name="PixArt-Alpha", pipeline="PixArtAlphaPipeline", length=120),
 )  # fmt: skip
 
 

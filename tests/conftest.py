@@ -87,18 +87,18 @@ def tiny_xl() -> StableDiffusionXLPipeline:
     )  # fmt: skip
 
 
-def tiny_pixart() -> PixArtSigmaPipeline:
+def tiny_pixart(kind=PixArtSigmaPipeline, **more):
     """The same size with PixArt's transformer, T5 and sampler."""
     torch.manual_seed(0)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *(("▁" + w, -1.0) for w in WORDS)]
     transformer = PixArtTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, num_layers=2, cross_attention_dim=16, sample_size=16, caption_channels=24,
-        use_additional_conditions=False, norm_num_groups=1,
+        num_attention_heads=2, attention_head_dim=12, num_layers=2, cross_attention_dim=24, sample_size=16, caption_channels=20,
+        norm_num_groups=1, **{"use_additional_conditions": False, **more},
     )  # fmt: skip
     for p in transformer.parameters():  # as made, its last layers are zero
         torch.nn.init.normal_(p, std=0.1)
-    text = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
-    return PixArtSigmaPipeline(
+    text = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=20, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
+    return kind(
         tokenizer=T5Tokenizer(vocab=pieces, extra_ids=0), text_encoder=text, transformer=transformer, vae=tiny_vae(), scheduler=DPMSolverMultistepScheduler()
     )
 

@@ -8,14 +8,15 @@ import torch
 from conftest import CALIBRATION, TEMPLATES, assert_unchanged, picture, snapshot, taught, tiny_pipeline, tiny_pixart, tiny_xl
 
 import cns
-from cns.base import CARD
+from cns.base import CARD, Base, Card
 from cns.text import read
 
 TINY = {
     "sd1": lambda: tiny_pipeline("epsilon"),
     "sd2": lambda: tiny_pipeline("v_prediction", use_linear_projection=True),
     "sdxl": tiny_xl,
-    "pixart": tiny_pixart,
+    "pixart-sigma": tiny_pixart,
+    "pixart-alpha": lambda: tiny_pixart(diffusers.PixArtAlphaPipeline),
 }
 
 
@@ -30,7 +31,7 @@ def base(request, tmp_path_factory):
 
 def plain(pipe, prompt, seed):
     """What a program without CNS draws."""
-    binning = {"use_resolution_binning": False} if isinstance(pipe, diffusers.PixArtSigmaPipeline) else {}
+    binning = {"use_resolution_binning": False} if type(pipe).__name__.startswith("PixArt") else {}
     how = {"num_inference_steps": 2, "guidance_scale": 2.0, "height": 32, "width": 32, **binning}
     return pipe(prompt, generator=torch.Generator().manual_seed(seed), **how).images[0]
 
@@ -99,7 +100,7 @@ def test_embeddings_for_other_programs_have_a_part_for_each_encoder(base, concep
 
     session = taught(base, concept)
     if not base.family.keys:
-        with pytest.raises(ValueError, match="a `patch` of a PixArt-Sigma is read by no other program"):
+        with pytest.raises(ValueError, match="a `patch` of a PixArt-.* is read by no other program"):
             cns.export(base, session, "patch", tmp_path / "out")
         return
     cns.export(base, session, "patch", tmp_path / "out")
@@ -112,9 +113,9 @@ def test_regions_and_attention_maps_work_or_are_refused_by_name(base, concept):
     session = taught(base, concept)
     boxes = (cns.Region((0, 0, 0.5, 1), "a <rex> dog"), cns.Region((0.5, 0, 1, 1), "a cat"))
     if not base.family.regions:
-        with pytest.raises(ValueError, match="is a PixArt-Sigma, whose attention cannot be mapped"):
+        with pytest.raises(ValueError, match="is a PixArt-.*, whose attention cannot be mapped"):
             cns.explain(base, "a red house", session)
-        with pytest.raises(ValueError, match="is a PixArt-Sigma, whose attention cannot be bound"):
+        with pytest.raises(ValueError, match="is a PixArt-.*, whose attention cannot be bound"):
             cns.generate(base, "a red house", session, cns.GenerateSettings(regions=boxes))
         return
     drawn, heats = cns.explain(base, "a red house", session, cns.GenerateSettings(regions=boxes))
@@ -130,6 +131,14 @@ def test_its_neurons_can_be_shown(base, concept):
     for plot in (inspection.funnel(session, "rex"), inspection.updates(inspection.norms(base), session), *parts.values()):
         figures.draw(plot)
     assert sum(n for _, n in parts["resolution"].table) == session.concepts[0].stats["neurons"]
+
+
+def test_the_large_pixart_alpha_is_told_the_size():
+    pipe = tiny_pixart(diffusers.PixArtAlphaPipeline, use_additional_conditions=True)
+    z, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
+    small, large = (Base(pipe, Card("alpha", side)) for side in (32, 1024))
+    text = read(small, ["a dog", "a cat"])
+    assert not torch.equal(small.predict(z, t, text), large.predict(z, t, text))
 
 
 def test_a_family_that_cannot_be_taught_is_refused_with_those_that_can(tmp_path):
