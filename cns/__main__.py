@@ -119,18 +119,23 @@ def _open(args):
 
 
 def _teach(args):
-    from . import Concept, Session, TeachSettings, check, load_base, load_images, teach
+    from . import Concept, Session, TeachSettings, check, load_base, load_images, parallel, teach
 
     changes = {"seed": args.seed, "preview_every": 0} | ({"steps": args.steps} if args.steps is not None else {})
     concept = Concept(args.name, args.class_word, load_images(args.images))
-    base = load_base(args.base)
+    device = parallel.join()  # None unless `accelerate launch` started several
+    base = load_base(args.base, device)
     session = Session.load(args.session, base) if (args.session / "session.json").exists() else None
     check(base, session, concept, args.more)
     settings = TeachSettings.of(base, **changes)
-    with tqdm(total=settings.steps, unit="step", desc=concept.token) as bar:
+    first = parallel.rank() == 0
+    with tqdm(total=settings.steps, unit="step", desc=concept.token, disable=not first) as bar:
         for event in teach(base, session, concept, settings, more=args.more):
             bar.update(event.step - bar.n)
             bar.set_postfix_str(f"loss {event.loss:.4f}" if event.loss is not None else event.stage)
+    parallel.leave()
+    if not first:
+        return
     event.session.save(args.session)
     stats = event.learned.stats
     print(f"{concept.token} taught: {stats['neurons']:,} neurons ({stats['share_of_model']:.2%} of the model), {_score(stats)}")

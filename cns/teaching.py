@@ -22,13 +22,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from . import parallel
 from .concept import Concept, check
 from .delta import written
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
-from .selection import Selection, concept_rms, select_base, select_general
 from .response import Still, second_moment
+from .selection import Selection, concept_rms, select_base, select_general
 from .session import Learned, Session, pack, unpack
 from .text import read
 
@@ -156,7 +157,7 @@ class Teaching:
         """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: go on from there."""
         self.base, self.session, self.concept, self.settings = base, session, concept, settings
         self.step, self.loss = 0, None
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.generator = torch.Generator().manual_seed((settings.seed + 1_000_003 * parallel.rank()) % 2**63)  # each process has its own batches
         self.prompts = [t.format(concept.words) for t in base.card.templates]
         self.known = session.concept(concept.name) if concept.token in session.tokens else None
         self.vector = (self.known.vector if self.known else class_embedding(base, concept)).clone().requires_grad_()  # [din]
@@ -263,6 +264,7 @@ class Teaching:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        parallel.average([p.grad for group in self.optimizer.param_groups for p in group["params"]])
         self.optimizer.step()
         self.schedule.step()
         for name, index in self.at.items():
