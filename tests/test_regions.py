@@ -18,8 +18,8 @@ LEFT, RIGHT, ALL = (0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 1)
 
 @pytest.fixture(scope="module")
 def session(tiny_base):
-    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
-    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first)
+    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), response=0.0)  # nothing held still: a few steps show
+    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first, response=0.0)
 
 
 def levels(a, b):
