@@ -3,6 +3,7 @@
 A way's seconds a step are the slope between a short and a longer run of its own loop, so that what is done once does not count.
 """
 
+import ctypes
 import gc
 import threading
 import time
@@ -37,6 +38,8 @@ def peak(device: torch.device):
         yield out
         out.append(torch.cuda.max_memory_allocated(device) - before)
         return
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # else what an earlier way had freed would be taken again unseen
     process, seen = psutil.Process(), [psutil.Process().memory_info().rss]
 
     def watch():
