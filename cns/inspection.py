@@ -53,19 +53,21 @@ def csv_of(lines) -> str:
 
 def short(name: str) -> str:
     """`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight` -> `down 1.0 K`."""
-    deep = re.search(r"transformer_blocks\.([1-9]\d*)", name)
+    deep = re.search(r"\.transformer_blocks\.([1-9]\d*)", name)
     return f"{block(name)}{f'.{deep[1]}' if deep else ''} {'K' if 'to_k' in name else 'V'}"
 
 
 def block(name: str) -> str:
     """`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight` -> `down 1.0`."""
+    if flat := re.match(r"transformer_blocks\.(\d+)\.", name):  # a transformer: one block after another
+        return f"block {flat[1]}"
     place = re.match(r"(down|mid|up)_block(?:s\.(\d+))?\.attentions\.(\d+)", name)
     return f"{place[1]} {place[2]}.{place[3]}" if place and place[2] else f"mid {place[3]}" if place else name
 
 
 def ordered(names) -> list[str]:
-    """Weight names as the signal goes through the network: down, mid, up."""
-    return sorted(names, key=lambda n: ("dmu".find(n[0]), n))
+    """Weight names as the signal goes through the network: down, mid, up, or block after block."""
+    return sorted(names, key=lambda n: ("dmu".find(n[0]), [(int(part), "") if part.isdigit() else (-1, part) for part in n.split(".")]))
 
 
 def funnel(session: Session, name: str) -> Plot:
@@ -133,6 +135,8 @@ def _parts(base, name: str, index: Tensor, by: str) -> list[tuple[str, int]]:
 def resolution(base, name: str) -> int:
     """Side of the latents where a layer looks at them [cells]."""
     config = base.denoiser.config
+    if "patch_size" in config:  # a transformer, which looks at patches and halves nothing
+        return config.sample_size // config.patch_size
     if "block_out_channels" not in config:  # a transformer: all of its layers look at the same patches
         return config.sample_size // config.patch_size
     last = len(config.block_out_channels) - 1

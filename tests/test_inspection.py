@@ -68,6 +68,15 @@ def test_layers_deep_in_a_block_have_names_of_their_own():
     name = "down_blocks.2.attentions.1.transformer_blocks.{}.attn2.to_v.weight"
     assert [inspection.short(name.format(i)) for i in (0, 1, 10)] == ["down 2.1 V", "down 2.1.1 V", "down 2.1.10 V"]
     assert {inspection.block(name.format(i)) for i in (0, 1, 10)} == {"down 2.1"}
+    flat = [f"transformer_blocks.{i}.attn2.to_k.weight" for i in (10, 2, 0)]
+    assert [inspection.short(n) for n in inspection.ordered(flat)] == ["block 0 K", "block 2 K", "block 10 K"]
+
+
+def test_a_transformer_looks_at_patches():
+    class Base:
+        denoiser = type("", (), {"config": type("Config", (dict,), {"sample_size": 64, "patch_size": 2})(patch_size=2)})
+
+    assert inspection.resolution(Base, "transformer_blocks.0.attn2.to_k.weight") == 32
 
 
 def test_overlap_counts_shared_neurons(session):
