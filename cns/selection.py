@@ -107,6 +107,13 @@ def select_base(base, rs: dict[str, Tensor], share: float) -> dict[str, Tensor]:
     return {n: top(importance(w.float(), rs[layer_of(n)]), share).cpu() for n, w in base.weights.items()}
 
 
+def select_sensitive(gradients: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Base neurons from the loss's root mean squared gradients [dout, din]: the top `share` of all matrices together, on the CPU."""
+    names, rows = list(gradients), [g.flatten() for g in gradients.values()]
+    masks = top(torch.cat(rows), share).split([len(r) for r in rows])
+    return {n: m.view(gradients[n].shape).cpu() for n, m in zip(names, masks)}
+
+
 def layer_of(weight_name: str) -> str:
     """The cross-attention layer that a K or V matrix belongs to."""
     return weight_name.rsplit(".", 2)[0]

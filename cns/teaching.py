@@ -29,7 +29,7 @@ from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
 from .response import Still, second_moment
-from .selection import Selection, concept_rms, select_base, select_general
+from .selection import Selection, concept_rms, select_base, select_general, select_sensitive
 from .session import Learned, Session, pack, unpack
 from .text import read
 
@@ -44,7 +44,8 @@ class TeachSettings:
     batch_size: int = 4  # noised latents in a step, 1 to 64
     rate: float = 1e-4  # learning rate of the neurons
     token_rate: float = 5e-3  # learning rate of the token's embedding
-    base_share: float = 0.2  # rho: share of each matrix that counts as strong, 0 to 1
+    score: str = "gradient"  # base neurons: strongest by the loss's "gradient", or by "response" to the concept (the paper's)
+    base_share: float = 0.2  # rho: share of the weights that counts as strong, of each matrix by response, of all by gradient, 0 to 1
     general_share: float = 0.5  # gamma: share of calibration prompts that makes a neuron general, 0 to 1
     lambda_previous: float = 0.0  # lambda_1: ties neurons shared with earlier concepts to where they were
     lambda_base: float = 0.0  # lambda_2: ties the neurons to the base
@@ -60,6 +61,8 @@ class TeachSettings:
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: choose {low} to {high}")
+        if self.score not in ("gradient", "response"):
+            raise ValueError(f"`score` is `{self.score}`: choose `gradient` or `response`")
 
     @classmethod
     def of(cls, base, **changes) -> "TeachSettings":
@@ -217,7 +220,26 @@ class Teaching:
             masks = select_general(base, s.base_share, s.general_share)
         vectors = {k: v.detach() for k, v in self.vectors.items()}
         self.rms = concept_rms(base, self.latents, self.prompts, vectors, torch.Generator().manual_seed(s.seed))
-        return Selection(select_base(base, self.rms, s.base_share), masks)
+        chosen = select_sensitive(self._gradients(), s.base_share) if s.score == "gradient" else select_base(base, self.rms, s.base_share)
+        return Selection(chosen, masks)
+
+    def _gradients(self, batches: int = 10) -> dict[str, Tensor]:
+        """Root mean squared gradient [dout, din] of the loss on the concept's pictures, by weight name, before anything is learned."""
+        base, generator, total = self.base, torch.Generator().manual_seed(self.settings.seed), {}
+        vectors = {k: v.detach() for k, v in self.vectors.items()}
+        try:
+            for w in base.weights.values():
+                w.requires_grad_(True)
+            for _ in range(batches):
+                denoising_loss(base, self.latents, self.captions, vectors, self.settings, generator).backward()
+                for n, w in base.weights.items():
+                    total[n] = total.get(n, 0) + w.grad.float().square() / batches
+                    w.grad = None
+        finally:
+            for w in base.weights.values():
+                w.requires_grad_(False)
+                w.grad = None
+        return {n: t.sqrt() for n, t in total.items()}
 
     def _held(self) -> Tensor:
         """C [din, din]: one half calibration prompts, the other what the earlier concepts may be called."""

@@ -13,6 +13,7 @@ from cns.selection import (
     importance,
     select_base,
     select_general,
+    select_sensitive,
     top,
 )  # fmt: skip
 from cns.text import read
@@ -79,3 +80,8 @@ def test_general_mask_of_a_base_shrinks_as_gamma_grows(tiny_base):
     for name in loose:
         assert strict[name].sum() <= loose[name].sum()
         assert not (strict[name] & ~loose[name]).any()
+
+
+def test_sensitive_neurons_are_the_top_share_of_all_matrices_together():
+    masks = select_sensitive({"a": torch.tensor([[0.1, 0.2], [0.3, 0.4]]), "b": torch.tensor([[5.0, 0.05], [0.35, 0.0]])}, 0.375)
+    assert masks["a"].int().tolist() == [[0, 0], [0, 1]] and masks["b"].int().tolist() == [[1, 0], [1, 0]]

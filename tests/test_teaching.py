@@ -6,7 +6,7 @@ from conftest import QUICK, assert_unchanged, snapshot, taught, tiny_pipeline
 
 import cns
 from cns.base import Base, Card
-from cns.teaching import target
+from cns.teaching import Teaching, target
 
 
 def test_only_concept_neurons_and_the_token_change(tiny_base, concept):
@@ -267,3 +267,16 @@ def test_more_of_a_taught_thing_and_a_stop_work_in_slices(tiny_base, concept, ot
     *_, paused = cns.teach(tiny_base, None, concept, settings, until=4, should_stop=lambda: True)
     *_, done = cns.teach(tiny_base, None, concept, settings, progress=paused.progress, until=6)
     assert (paused.step, done.stage, done.step) == (1, "done", 1)
+
+
+def test_the_gradient_score_sees_the_pictures_and_leaves_the_base_alone(tiny_base, concept):
+    before = snapshot(tiny_base)
+    grey = cns.Concept("rex", "dog", [i.convert("L").convert("RGB") for i in concept.images])
+    one, other = (Teaching(tiny_base, cns.Session.new(tiny_base), c, cns.TeachSettings(**QUICK)).index for c in (concept, grey))
+    assert any(not torch.equal(i, other[n]) for n, i in one.items())
+    assert_unchanged(tiny_base, before)
+
+
+def test_an_unknown_score_is_refused():
+    with pytest.raises(ValueError, match="`score` is `magic`"):
+        cns.TeachSettings(score="magic")
