@@ -9,7 +9,7 @@ METHODS: dict[str, type[Method]] = {
     "custom_diffusion": CustomDiffusion, "lora_solo": Lora, "lora_sum": LoraSum, "lora_linear": LoraLinear, "lora_ties": LoraTies,
     "lora_dare": LoraDare, "c_lora": CLora, "ewc": Ewc, "joint": Joint, "solo": Solo, "base": Base,
 }  # fmt: skip
-PAPER = {"score": "response", "response": 0.0, "rate": 1e-2, "general_share": 0.5, "lambda_previous": 1e-2, "lambda_base": 1e-4}  # the paper's regulariser; its strengths were not published
+PAPER = {"score": "response", "response": 0.0, "base_share": 0.2, "rate": 1e-2, "general_share": 0.5, "lambda_previous": 1e-2, "lambda_base": 1e-4}  # the paper's regulariser; its strengths were not published
 TUNED: dict[str, dict] = {
     "cns": {}, "solo": {}, "cns_paper": PAPER, "base": {}, "token_only": {}, "finetune_kv": {"rate": 1e-3}, "joint": {"rate": 1e-3},
     "finetune_unet": {"rate": 1e-4}, "custom_diffusion": {"rate": 1e-3}, "ewc": {"rate": 1e-3, "lambda_previous": 1e-2},
