@@ -30,17 +30,25 @@ class Still:
     """u -> dW for one matrix; `index` [k]: its selected entries, flat and ascending; c: what to hold still [din, din]."""
 
     def __init__(self, index: Tensor, c: Tensor, mu: float):
-        used, self.row = torch.unique(index.to(c.device) // len(c), return_inverse=True)
-        count = torch.bincount(self.row, minlength=len(used))
-        self.place = torch.arange(len(index), device=c.device) - (count.cumsum(0) - count)[self.row]
-        columns = torch.full((len(used), int(count.max()) if len(index) else 0), -1, device=c.device)  # [rows, most selected in a row]
-        columns[self.row, self.place] = index.to(c.device) % len(c)
-        real = columns >= 0
-        held = mu * c[columns[:, :, None], columns[:, None]] * (real[:, :, None] & real[:, None])
-        self.inverse = torch.linalg.inv(held + torch.eye(columns.shape[1], device=c.device))  # [rows, k, k]
+        index = index.to(c.device)
+        _, rows, count = torch.unique(index // len(c), return_inverse=True, return_counts=True)
+        places = torch.arange(len(index), device=c.device) - (count.cumsum(0) - count)[rows]
+        sizes = 2 ** count.double().log2().ceil().long()  # rows of about as many entries are inverted together
+        self.parts = []
+        for size in sizes.unique().tolist():
+            own = (sizes[rows] == size).nonzero().squeeze(1)
+            _, row = torch.unique(rows[own], return_inverse=True)
+            columns = torch.full((int(row.max()) + 1, size), -1, device=c.device)
+            columns[row, places[own]] = index[own] % len(c)
+            real = columns >= 0
+            held = mu * c[columns[:, :, None], columns[:, None]] * (real[:, :, None] & real[:, None])
+            self.parts.append((own, row, places[own], torch.linalg.inv(held + torch.eye(size, device=c.device))))  # [rows, size, size]
 
     def __call__(self, u: Tensor) -> Tensor:
         """dW [k] of u [k]; also the gradient by u of the gradient by dW."""
-        padded = torch.zeros(self.inverse.shape[:2], device=u.device)
-        padded[self.row, self.place] = u
-        return torch.einsum("rk,rkl->rl", padded, self.inverse)[self.row, self.place]
+        out = torch.empty_like(u)
+        for own, row, place, inverse in self.parts:
+            padded = torch.zeros(inverse.shape[:2], device=u.device)
+            padded[row, place] = u[own]
+            out[own] = torch.einsum("rk,rkl->rl", padded, inverse)[row, place]
+        return out

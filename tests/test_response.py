@@ -1,0 +1,24 @@
+import torch
+
+from cns.response import Still
+
+
+def test_an_update_is_mapped_to_the_nearest_one_that_held_text_hardly_notices():
+    """Against the definition, solved for the whole matrix at once by least squares."""
+    g = torch.Generator().manual_seed(0)
+    x, mask = torch.randn(40, 6, generator=g), torch.rand(5, 6, generator=g) < 0.5
+    mask[2], mask[3] = False, True
+    c, mu, index = x.T @ x / 40, 3.0, mask.flatten().nonzero().squeeze(1)
+    u = torch.randn(len(index), generator=g)
+    got = Still(index, c, mu)(u)
+    for r in range(5):
+        own, columns = index // 6 == r, index[index // 6 == r] % 6
+        held = torch.cat([torch.eye(len(columns)), (mu / 40) ** 0.5 * x[:, columns]])
+        wanted = torch.linalg.lstsq(held, torch.cat([u[own], torch.zeros(40)])[:, None]).solution.squeeze(1)
+        assert torch.allclose(got[own], wanted, atol=1e-5)
+
+
+def test_nothing_selected_gives_nothing_and_nothing_held_changes_nothing():
+    assert Still(torch.zeros(0, dtype=torch.long), torch.eye(4), 5.0)(torch.zeros(0)).shape == (0,)
+    u, index = torch.randn(3), torch.tensor([0, 5, 6])
+    assert torch.allclose(Still(index, torch.zeros(4, 4), 5.0)(u), u)
