@@ -130,7 +130,7 @@ def other_concept() -> cns.Concept:
     return cns.Concept("tom", "cat face", [picture("gray"), picture("black")])
 
 
-QUICK = {"steps": 6, "batch_size": 2, "preview_every": 0, "rate": 1e-2}
+QUICK = {"score": "response", "steps": 6, "batch_size": 2, "preview_every": 0, "rate": 1e-2}
 
 
 def taught(base, concept, session=None, **changes) -> cns.Session:

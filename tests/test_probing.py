@@ -13,8 +13,8 @@ from cns.session import unpack
 
 @pytest.fixture(scope="module")
 def session(tiny_base):
-    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
-    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first)
+    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), response=0)
+    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first, response=0)
 
 
 def test_every_probe_draws_and_leaves_the_base_bit_for_bit(tiny_base, session):
@@ -67,8 +67,8 @@ def test_zeros_are_zeros_while_drawing(tiny_base, session):
 
 
 def test_a_row_of_the_forgetting_matrix_is_the_session_as_it_was_then(tiny_base):
-    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
-    both = taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first)
+    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), response=0)
+    both = taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first, response=0)
     assert probing.after(both, 1).tokens == ("<rex>",)
     before = snapshot(tiny_base)
     rows = [probing.row(tiny_base, both, k) for k in (1, 2)]

@@ -272,7 +272,7 @@ def test_more_of_a_taught_thing_and_a_stop_work_in_slices(tiny_base, concept, ot
 def test_the_gradient_score_sees_the_pictures_and_leaves_the_base_alone(tiny_base, concept):
     before = snapshot(tiny_base)
     grey = cns.Concept("rex", "dog", [i.convert("L").convert("RGB") for i in concept.images])
-    one, other = (Teaching(tiny_base, cns.Session.new(tiny_base), c, cns.TeachSettings(**QUICK)).index for c in (concept, grey))
+    one, other = (Teaching(tiny_base, cns.Session.new(tiny_base), c, cns.TeachSettings(**{**QUICK, "score": "gradient"})).index for c in (concept, grey))
     assert any(not torch.equal(i, other[n]) for n, i in one.items())
     assert_unchanged(tiny_base, before)
 
