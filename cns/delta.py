@@ -59,3 +59,17 @@ def applied(weights: dict[str, Tensor], delta: SparseDelta):
     """Within: W = W0 + delta. Raises KeyError for a name that `weights` lacks."""
     now = {n: weights[n].data.view(-1)[i.to(weights[n].device)].float().cpu() + delta.values[n] for n, i in delta.indices.items()}
     return written(weights, delta.indices, now)
+
+
+@contextmanager
+def trainable(weights):
+    """Within: gradients flow to these parameters."""
+    weights = list(weights)
+    try:
+        for w in weights:
+            w.requires_grad_(True)
+        yield weights
+    finally:
+        for w in weights:
+            w.requires_grad_(False)
+            w.grad = None

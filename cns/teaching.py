@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import parallel
 from .concept import Concept, check
-from .delta import written
+from .delta import trainable, written
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
@@ -225,21 +225,9 @@ class Teaching:
 
     def _gradients(self, batches: int = 10) -> dict[str, Tensor]:
         """Root mean squared gradient [dout, din] of the loss on the concept's pictures, by weight name, before anything is learned."""
-        base, generator, total = self.base, torch.Generator().manual_seed(self.settings.seed), {}
         vectors = {k: v.detach() for k, v in self.vectors.items()}
-        try:
-            for w in base.weights.values():
-                w.requires_grad_(True)
-            for _ in range(batches):
-                denoising_loss(base, self.latents, self.captions, vectors, self.settings, generator).backward()
-                for n, w in base.weights.items():
-                    total[n] = total.get(n, 0) + w.grad.float().square() / batches
-                    w.grad = None
-        finally:
-            for w in base.weights.values():
-                w.requires_grad_(False)
-                w.grad = None
-        return {n: t.sqrt() for n, t in total.items()}
+        total = squared_gradients(self.base, self.base.weights, self.latents, self.captions, vectors, self.settings, batches)
+        return {n: (t / batches).sqrt() for n, t in total.items()}
 
     def _held(self) -> Tensor:
         """C [din, din]: one half calibration prompts, the other what the earlier concepts may be called."""
@@ -380,6 +368,18 @@ def denoising_loss(base, latents: Tensor, captions: list[list[str]], vectors, se
     prompts = [captions[i][torch.randint(len(captions[i]), (), generator=generator)] for i in which]
     predicted = base.predict(schedule.add_noise(z, noise, t), t, read(base, prompts, vectors))
     return F.mse_loss(predicted.float(), target(base, z, noise, t))
+
+
+def squared_gradients(base, weights, latents: Tensor, captions, vectors, settings: TeachSettings, batches: int) -> dict[str, Tensor]:
+    """The loss's squared gradient by each of `weights`, summed over so many batches, by weight name."""
+    generator, total = torch.Generator().manual_seed(settings.seed), {}
+    with trainable(weights.values()):
+        for _ in range(batches):
+            denoising_loss(base, latents, captions, vectors, settings, generator).backward()
+            for n, w in weights.items():
+                total[n] = total.get(n, 0) + w.grad.float().square()
+                w.grad = None
+    return total
 
 
 def target(base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..concept import Concept
+from ..delta import trainable
 from ..generation import GenerateSettings, sample
 from ..images import to_pixels
 from ..session import Session
-from ..teaching import Teaching, TeachSettings, captions, class_embedding, denoising_loss, optimizer
+from ..teaching import Teaching, TeachSettings, captions, class_embedding, denoising_loss, optimizer, squared_gradients
 from ..text import encode
 
 
@@ -30,20 +31,6 @@ def dense(weights: dict[str, Tensor], values: dict[str, Tensor]):
     finally:
         for n, w in saved.items():
             weights[n].data.copy_(w)
-
-
-@contextmanager
-def trainable(weights):
-    """Within: gradients flow to these parameters."""
-    weights = list(weights)
-    try:
-        for w in weights:
-            w.requires_grad_(True)
-        yield weights
-    finally:
-        for w in weights:
-            w.requires_grad_(False)
-            w.grad = None
 
 
 def fit(base, concepts: list[Concept], weights, known: dict[str, Tensor], s: TeachSettings, penalty=None, prior=None) -> dict[str, Tensor]:
@@ -152,13 +139,8 @@ class Ewc(FinetuneKV):
     def _remember(self, concept, batches: int = 8):
         """Add the Fisher diagonal of this concept, scaled so that its mean is 1 over the first."""
         latents, texts = self.base.latents(to_pixels(concept.images, self.base.size)), captions(self.base, concept)
-        generator, total = torch.Generator().manual_seed(self.settings.seed), {}
-        with self.on(), trainable(self.weights().values()):
-            for _ in range(batches):
-                denoising_loss(self.base, latents, texts, self.vectors, self.settings, generator).backward()
-                for n, w in self.weights().items():
-                    total[n] = total.get(n, 0) + w.grad.square()
-                    w.grad = None
+        with self.on():
+            total = squared_gradients(self.base, self.weights(), latents, texts, self.vectors, self.settings, batches)
         if not self.fisher:
             self.scale = sum(f.sum() for f in total.values()) / sum(f.numel() for f in total.values())
         self.fisher = {n: self.fisher.get(n, 0) + f / self.scale for n, f in total.items()}
