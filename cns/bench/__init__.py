@@ -1,6 +1,7 @@
 """Measuring: what things cost on this machine (`speed`, `store`), and what the method is worth beside the others (`continual`, `multi`)."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from ..concept import Concept
@@ -21,6 +22,13 @@ def ready_concepts(limit: int) -> list[Concept]:
     if not found:
         raise ValueError(f"`{ROOT / 'assets/concepts'}` holds no ready concept to teach: restore assets/ from the repository")
     return [concept_in(f.parent) for f in found]
+
+
+def requested(args, what: str, names: tuple[str, ...], start):
+    """(`start` with what the shell's `args` say of `names`, the command that asks for it)."""
+    chosen = {n: tuple(v) if n == "methods" else v for n in names if (v := getattr(args, n)) is not None}
+    said = [f"--{k} {' '.join(v) if k == 'methods' else v}" for k, v in chosen.items()] + ["--quick"] * args.quick
+    return replace(start, **chosen), " ".join([f"python -m cns bench {what}", *said])
 
 
 def row(what: str, value: float, unit: str) -> None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..base import load_base
 from ..baselines import METHODS, method
 from ..concept import Concept
-from . import ROOT, concept_in, report
+from . import ROOT, concept_in, report, requested
 from .scoring import Eyes, Plan, draw, drift, multi, single, untaught
 
 RESULTS = ROOT / "assets/results"
@@ -132,12 +132,7 @@ def _strip(shown: dict[int, Image.Image]) -> Image.Image:
 
 def continual(args) -> None:
     """From the shell; `args` as `cns.__main__` parses them."""
-    start, chosen = QUICK if args.quick else Run(), {}
-    for name in ("methods", "concepts", "seeds", "orders", "steps"):
-        if getattr(args, name) is not None:
-            chosen[name] = tuple(args.methods) if name == "methods" else getattr(args, name)
-    run = Run(**{**{f: getattr(start, f) for f in start.__dataclass_fields__}, **chosen})
+    run, command = requested(args, "continual", ("methods", "concepts", "seeds", "orders", "steps"), QUICK if args.quick else Run())
     folder = args.results or RESULTS
-    said = [f"--{k} {' '.join(v) if k == 'methods' else v}" for k, v in chosen.items()] + ["--quick"] * args.quick
-    run_all(load_base(args.base), run, folder, " ".join(["python -m cns bench continual", *said]))
+    run_all(load_base(args.base), run, folder, command)
     print((folder / "continual.md").read_text())

@@ -23,6 +23,7 @@ from ..generation import GenerateSettings, sample
 from ..images import square
 from ..regions import PRESETS, Region
 from ..starter.world import COLOURS, article
+from . import requested
 from .continual import RESULTS, STREAM, stream
 from .scoring import Eyes
 
@@ -225,12 +226,7 @@ def _key(base, run: Run, name: str, finder: Finder) -> dict:
 
 def multi(args) -> None:
     """From the shell; `args` as `cns.__main__` parses them."""
-    start, chosen = QUICK if args.quick else Run(), {}
-    for name in ("methods", "concepts", "pairs", "triples", "seeds", "steps"):
-        if getattr(args, name) is not None:
-            chosen[name] = tuple(args.methods) if name == "methods" else getattr(args, name)
-    run = Run(**{**{f: getattr(start, f) for f in start.__dataclass_fields__}, **chosen})
-    said = [f"--{k} {' '.join(v) if k == 'methods' else v}" for k, v in chosen.items()] + ["--quick"] * args.quick
+    run, command = requested(args, "multi", ("methods", "concepts", "pairs", "triples", "seeds", "steps"), QUICK if args.quick else Run())
     folder = args.results or RESULTS
-    run_all(load_base(args.base), run, folder, " ".join(["python -m cns bench multi", *said]))
+    run_all(load_base(args.base), run, folder, command)
     print((folder / "multi.md").read_text())
