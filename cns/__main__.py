@@ -97,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("concepts", "length of the stream"), ("seeds", "how many"), ("orders", "of the stream"), ("steps", "to teach a concept")):
         sub.add_argument(f"--{name}", type=int, metavar="N", help=text)
     _measured(sub)
+    sub = kinds.add_parser("search", help="the search for each baseline's learning rate, on things that `continual` does not use")
+    sub.add_argument("--methods", nargs="+", metavar="NAME", help="default: all")
+    sub.add_argument("--steps", type=int, metavar="N", help="to teach a concept")
     sub = kinds.add_parser("multi", help="several taught things in one picture, with and without regions; goes on where it stopped")
     sub.add_argument("--methods", nargs="+", metavar="NAME", help="default: cns lora_sum base")
     for name, text in (("concepts", "taught"), ("pairs", "drawn"), ("triples", "drawn"), ("seeds", "pictures of each"), ("steps", "to teach a concept")):
@@ -326,6 +329,10 @@ def _bench(args):
         from .bench.continual import continual
 
         continual(args)
+    elif args.what == "search":
+        from .bench.search import run
+
+        run(args)
     elif args.what == "multi":
         from .bench.multi import multi
 

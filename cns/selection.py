@@ -97,9 +97,12 @@ def calibration_rms(base, generator, chunk: int = 16) -> dict[str, Tensor]:
 
 
 def select_general(base, share: float, gamma: float, seed: int = 0) -> dict[str, Tensor]:
-    """General neurons of a base: {weight name: mask [dout, din]} on the CPU."""
-    rs = calibration_rms(base, torch.Generator().manual_seed(seed))
-    return {n: general_mask(w.float(), rs[layer_of(n)], share, gamma).cpu() for n, w in base.weights.items()}
+    """General neurons of a base: {weight name: mask [dout, din]} on the CPU; found once for a base, which never changes."""
+    asked = share, gamma, seed
+    if asked not in base.general:
+        rs = calibration_rms(base, torch.Generator().manual_seed(seed))
+        base.general[asked] = {n: general_mask(w.float(), rs[layer_of(n)], share, gamma).cpu() for n, w in base.weights.items()}
+    return base.general[asked]
 
 
 def select_base(base, rs: dict[str, Tensor], share: float) -> dict[str, Tensor]:

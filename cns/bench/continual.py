@@ -58,9 +58,9 @@ def stream(count: int, order: int) -> list[Concept]:
     return [concept_in(next(f for f in (ROOT / "assets/concepts" / n, ROOT / "assets/bench" / n) if f.is_dir())) for n in names]
 
 
-def unit(base, name: str, concepts: list[Concept], plan: Plan, seed: int, steps: int | None, tick=lambda: None):
-    """(raw scores of one run, the first concept's pictures by step). `matrix[k][j]`: concept j after step k."""
-    eyes, way = Eyes(base, concepts), method(name, base, seed=seed, **({"steps": steps} if steps else {}))
+def unit(base, name: str, concepts: list[Concept], plan: Plan, seed: int, steps: int | None, tick=lambda: None, **changes):
+    """(raw scores of one run, the first concept's pictures by step). `matrix[k][j]`: concept j after step k; `changes` to the settings."""
+    eyes, way = Eyes(base, concepts), method(name, base, seed=seed, **({"steps": steps} if steps else {}), **changes)
     before = draw(base, untaught(base, plan), {}, [seed + i for i in range(plan.drift)], plan.steps)
     began, matrix, sizes, teach_s, fusion_s, shown = time.monotonic(), [], [], [], [], {}
     for k, concept in enumerate(concepts, 1):

@@ -1,0 +1,42 @@
+"""The small search that chose each method's learning rate: the same rates around its own, on a stream that the benchmark does not use."""
+
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from ..base import load_base
+from ..baselines import method
+from .continual import STREAM, Run, stream, unit
+from .report import scores
+from .scoring import Plan
+
+FACTORS = (0.3, 1.0, 3.0)
+STREAM_ENDS = 3  # so many concepts from the end of the stream of 20: the streams of up to 17 hold none of them
+LOOK = Plan(prompts=4, seeds=1, drift=4, pairs=1, triples=1)
+
+
+def search(base, names: tuple[str, ...], steps: int | None) -> dict[str, dict[float, dict[str, float]]]:
+    """{method: {rate: scores after the last concept}}, the untaught base left out as it learns nothing."""
+    concepts, found = stream(len(STREAM), 0)[-STREAM_ENDS:], {}
+    names = [n for n in names if n != "base"]
+    with tqdm(total=len(names) * len(FACTORS) * len(concepts), unit="concept") as bar:
+        for name in names:
+            settings = method(name, base).settings
+            own, key = (settings.token_rate, "token_rate") if name == "token_only" else (settings.rate, "rate")
+            for factor in FACTORS:
+                bar.set_postfix_str(f"{name} {key} {factor * own:g}")
+                raw, _ = unit(base, name, concepts, LOOK, 0, steps, bar.update, **{key: factor * own})
+                found.setdefault(name, {})[factor * own] = scores(raw)
+    return found
+
+
+def run(args) -> None:
+    """From the shell; `args` as `cns.__main__` parses them."""
+    asked = replace(Run(), **({"methods": tuple(args.methods)} if args.methods else {}))
+    for name, by_rate in search(load_base(args.base), asked.methods, args.steps).items():
+        best = max(by_rate, key=lambda r: by_rate[r]["clip_i"])
+        for rate, s in by_rate.items():
+            mark = " <- best CLIP-I" if rate == best else ""
+            print(
+                f"{name:<18}rate {rate:<9.2g}CLIP-I {s['clip_i']:.3f}  judge {s.get('judge_i', float('nan')):.3f}  forgetting {s['forgetting']:.4f}  drift {s.get('drift', 0):.4f}{mark}"
+            )
