@@ -48,8 +48,9 @@ def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(starter, tmp_pat
     run = Run(methods=("base", "cns", "lora_solo"), concepts=2, seeds=1, orders=1, steps=1, plan=Plan(1, 1, 2, 1, 0, 2))
     monkeypatch.setattr("cns.bench.scoring.Plan.triples", 0)
     result = run_all(starter, run, tmp_path, "test")
-    assert set(result["summary"]) == set(run.methods) and result["summary"]["cns"]["clip_i"]["spread"] is None
+    assert set(result["summary"]) == {*run.methods, "own_pictures"} and result["summary"]["cns"]["clip_i"]["spread"] is None
     assert {f.name for f in tmp_path.iterdir()} == {"runs", "continual.json", "continual.md", "continual.png", "strip.png"}
+    assert 0.95 > result["summary"]["own_pictures"]["clip_i"]["mean"] > result["summary"]["base"]["clip_i"]["mean"]
     assert json.loads((tmp_path / "continual.json").read_text())["summary"] == result["summary"]
 
     def never(*_):

@@ -102,7 +102,8 @@ def run_all(base, run: Run, folder: Path, command: str) -> dict:
     """Run what is missing in `folder`/runs, then write `continual.json`, the table and the plots to `folder`."""
     units = [(s, o, m) for s in range(run.seeds) for o in range(run.orders) for m in run.methods]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    done = []
+    done, concepts = [], stream(run.concepts, 0)
+    themselves = Eyes(base, concepts).themselves(concepts)
     with tqdm(total=len(units) * run.concepts, unit="concept") as bar:
         for seed, order, name in units:
             file, key = folder / "runs" / f"{name}-{run.concepts}-s{seed}-o{order}.json", _key(base, run, name, seed, order)
@@ -118,7 +119,7 @@ def run_all(base, run: Run, folder: Path, command: str) -> dict:
                 file.write_text(json.dumps(kept) + "\n")
             done.append(kept)
             versions = {"python": platform.python_version(), **{p: version(p) for p in ("torch", "diffusers", "transformers", "peft")}}
-            result = report.write(folder, done, {"command": command, "versions": versions, "base": base.revision, "run": asdict(run)})
+            result = report.write(folder, done, themselves, {"command": command, "versions": versions, "base": base.revision, "run": asdict(run)})
     return result
 
 

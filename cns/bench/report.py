@@ -58,9 +58,10 @@ def table(result: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(folder: Path, units: list[dict], about: dict) -> dict:
-    """All of it into `folder`; returns what `continual.json` holds."""
-    result = {**about, "runs": len({(u["key"]["seed"], u["key"]["order"]) for u in units}), "summary": summary(units), "raw": units}
+def write(folder: Path, units: list[dict], themselves: dict[str, float], about: dict) -> dict:
+    """All of it into `folder`, `themselves` being what the concepts' own pictures score; returns what `continual.json` holds."""
+    both = summary(units) | {"own_pictures": {s: {"mean": v, "spread": None} for s, v in themselves.items()}}
+    result = {**about, "runs": len({(u["key"]["seed"], u["key"]["order"]) for u in units}), "summary": both, "raw": units}
     (folder / "continual.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "continual.md").write_text(f"`{about['command']}`, runs: {result['runs']}\n\n" + table(result["summary"]))
     over_stream(units).savefig(folder / "continual.png", dpi=110)

@@ -60,6 +60,17 @@ class Eyes:
         images = {c.name: [square(i, base.size) for i in c.images] for c in concepts}
         self.references = {e: {n: s.image_features(i) for n, i in images.items()} for e, s in self.encoders.items()}
 
+    def themselves(self, concepts: list[Concept]) -> dict[str, float]:
+        """What the concepts' own pictures score: CLIP-I of each to the others of its concept, CLIP-T to its class word."""
+        out = {}
+        for eye, scorer in self.encoders.items():
+            texts = scorer.text_features([f"a {c.class_word}" for c in concepts])
+            own = [self.references[eye][c.name] for c in concepts]
+            apart = [float((f @ f.T).sum() - len(f)) / (len(f) * (len(f) - 1)) for f in own if len(f) > 1]
+            prefix = "clip_" if eye == "clip" else f"{eye}_"
+            out |= {f"{prefix}i": float(np.mean(apart)), f"{prefix}t": float(np.mean([(f @ t).mean() for f, t in zip(own, texts)]))}
+        return out
+
     def image(self, eye: str, pictures, name: str) -> float:
         return self.encoders[eye].clip_i(pictures, self.references[eye][name])
 

@@ -8,7 +8,7 @@ import secrets
 import gradio as gr
 
 from ..store.versions import is_key
-from . import api, generate, gpu, html, inspect, keeping, plots, probing, teach, temp
+from . import api, generate, gpu, guide, html, inspect, keeping, plots, probing, teach, temp
 from .common import NO_STORE, Shared, mark, spoken
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
@@ -68,7 +68,7 @@ THEME = gr.themes.Default(
     link_text_color="*primary_600", link_text_color_hover="*primary_700", link_text_color_active="*primary_600", link_text_color_visited="*primary_600",
     link_text_color_dark="*primary_300", link_text_color_hover_dark="*primary_200", link_text_color_active_dark="*primary_300", link_text_color_visited_dark="*primary_300",
 )  # fmt: skip
-LOOK = {"theme": THEME, "css": CSS + plots.CSS + probing.CSS, "head": plots.HEAD, "footer_links": ["gradio", "settings"]}
+LOOK = {"theme": THEME, "css": CSS + guide.CSS + plots.CSS + probing.CSS, "head": plots.HEAD, "footer_links": ["gradio", "settings"]}
 
 
 def build(base, store=None, concepts=None) -> gr.Blocks:
@@ -84,13 +84,15 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
             shared.restart = gr.Button("Start over", size="sm", scale=0, min_width=110, elem_id="start-over")
         shared.line = gr.HTML(html.knows(None, base), elem_id="knows")
         keeping.build(base, store, shared)
+        steps = guide.build(shared)
         with gr.Tabs() as shared.tabs:
             with gr.Tab("Teach", id="teach"):
-                teach.build(base, store, shared, concepts)
+                lesson = teach.build(base, store, shared, concepts)
             with gr.Tab("Generate", id="generate"):
-                generate.build(base, shared)
+                prompt, drawing = generate.build(base, shared)
             with gr.Tab("Inspect Neurons", id="inspect"):
                 inspect.build(base, store, shared)
+        guide.wire(steps, shared, lesson, prompt, drawing)
         api.build(base, store)
         temp.swept(demo)
 
@@ -102,7 +104,8 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
                 except (ValueError, OSError) as error:
                     note = f"Your earlier session was not opened: {error}"
             kept = mark("" if store else NO_STORE)
-            return session, secrets.token_hex(16), key, html.words(session), html.knows(session, base, note), kept, *teach.drafted(store, key)
+            first = gr.update(visible=not session)
+            return session, secrets.token_hex(16), key, html.words(session), html.knows(session, base, note), kept, first, *teach.drafted(store, key)
 
         def start_over(run_id):
             temp.made(gpu.flag(run_id, "drop")).touch()  # what is being taught right now ends with the old session
@@ -110,7 +113,7 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
 
         # both in the queue: out of it, a changed gr.State does not fire its `change`
         states = [shared.session, shared.run, shared.key, shared.known, shared.line, shared.kept]
-        demo.load(resume, [shared.key], [*states, *shared.offer], show_progress="hidden", api_visibility="private")
+        demo.load(resume, [shared.key], [*states, steps.row, *shared.offer], show_progress="hidden", api_visibility="private")
         shared.restart.click(
             spoken(start_over), [shared.run], states,
             js="(run) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run]; }",

@@ -21,8 +21,8 @@ GUIDANCE, STRENGTH = "guidance", "strength of what the prompt names"
 SCENES = ("a {} on a teal background", "a small {} on a yellow background", "a {} next to a teapot")  # for what was just taught
 
 
-def build(base, shared: Shared) -> None:
-    """Layout first, wiring below."""
+def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
+    """Layout first, wiring below. Returns the prompt and the arguments of an event that draws it."""
     with gr.Row():
         with gr.Column(scale=5):
             prompt = gr.Textbox(label="Prompt", placeholder="a <rex> dog face on a teal background", lines=2, max_length=1000, elem_id="prompt")
@@ -73,15 +73,17 @@ def build(base, shared: Shared) -> None:
         picture, heats = gpu.explain(last[0], session, *last[1:])
         return html.strip([(h.over(html.enlarged(picture)), h.word) for h in heats])
 
-    gr.on(
-        [draw.click, prompt.submit], run, [bare, *inputs], [note, pictures, title, plain, where, last],
-        concurrency_id="draw", concurrency_limit=1, show_progress_on=[note], api_visibility="private",
-    ).success(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")  # fmt: skip
+    drawing = {
+        "fn": run, "inputs": [bare, *inputs], "outputs": [note, pictures, title, plain, where, last],
+        "concurrency_id": "draw", "concurrency_limit": 1, "show_progress_on": [note], "api_visibility": "private",
+    }  # fmt: skip
+    gr.on([draw.click, prompt.submit], **drawing).success(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")
     where.input(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")
     vary.click(
         spoken(variations), [what, rows, *inputs], [table], concurrency_id="draw", show_progress_on=[table], api_visibility="private"
     )
     dice.click(lambda: random.randrange(2**31), None, [seed], queue=False, show_progress="hidden", api_visibility="private")
+    return prompt, drawing
 
 
 def options(base, shared: Shared, inputs) -> list:

@@ -27,8 +27,8 @@ def ready_concepts(folder: Path) -> list[dict]:
     return [{**about, "images": [str(at / i) for i in about["images"]]} for at, about in found]
 
 
-def build(base, store, shared: Shared, folder=None) -> None:
-    """Layout first, wiring below."""
+def build(base, store, shared: Shared, folder=None):
+    """Layout first, wiring below. Returns what teaches a ready thing, by name, after an event."""
     ready = ready_concepts(folder or READY)
     defaults = TeachSettings.of(base)
     with gr.Row(visible=False, elem_id="draft") as offer:
@@ -71,8 +71,7 @@ def build(base, store, shared: Shared, folder=None) -> None:
             result = gr.HTML(elem_id="result")
 
     def pick(event: gr.SelectData):
-        chosen = ready[event.index]
-        return load_images(chosen["images"]), chosen["name"], chosen["class_word"]  # pictures, as Gradio takes no paths outside its folders
+        return filled(ready[event.index])
 
     @spoken
     def view(files):
@@ -160,9 +159,21 @@ def build(base, store, shared: Shared, folder=None) -> None:
     back.click(put_back, [shared.key], [images, name, word, steps, seed, offer], api_visibility="private").then(view, [images], [seen, guess], **look)
     forget.click(discard, [shared.key], [offer], queue=False, api_visibility="private")
     shared.offer = offer, offered
+
+    def lesson(start, name_of_it: str):
+        chosen = next((c for c in ready if c["name"] == name_of_it), ready[0])
+        there = start.then(lambda: filled(chosen), None, [images, name, word], queue=False, api_visibility="private")
+        there.then(view, [images], [seen, guess], **look).then(**teaching)
+
     gr.on(None, cost, [steps, shared.known], [price], queue=False, show_progress="hidden", api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
         button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
+    return lesson
+
+
+def filled(chosen: dict) -> tuple:
+    """The pictures (Gradio takes no paths outside its folders), the name and the class word of a ready concept."""
+    return load_images(chosen["images"]), chosen["name"], chosen["class_word"]
 
 
 @dataclass(frozen=True)
