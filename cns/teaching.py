@@ -24,7 +24,6 @@ from torch import Tensor
 
 from . import parallel
 from .concept import Concept, check
-from .cutmix import beside_others, mixed
 from .delta import trainable, written
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
@@ -51,14 +50,13 @@ class TeachSettings:
     lambda_previous: float = 0.0  # lambda_1: ties neurons shared with earlier concepts to where they were
     lambda_base: float = 0.0  # lambda_2: ties the neurons to the base
     response: float = 100.0  # mu: how still the response to calibration and earlier prompts is held; 0: not at all
-    cutmix: float = 0.0  # share of the training pictures that show the concept beside another thing, 0 to 0.9
     seed: int = 0
     preview_every: int = 50  # steps between preview pictures; 0: none
     noise_bias: float = 1.0  # t = T u^bias, u uniform: under 1 favours high noise, where a prompt decides what is drawn
 
     def __post_init__(self):
         ranges = {"steps": (1, 5000), "batch_size": (1, 64), "rate": (0, 1), "token_rate": (0, 1), "base_share": (1e-4, 1),
-                  "general_share": (0, 1.01), "lambda_previous": (0, 1e6), "lambda_base": (0, 1e6), "response": (0, 1e6), "cutmix": (0, 0.9),
+                  "general_share": (0, 1.01), "lambda_previous": (0, 1e6), "lambda_base": (0, 1e6), "response": (0, 1e6),
                   "seed": (0, 2**63 - 1), "preview_every": (0, 5000), "noise_bias": (0.01, 10)}  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -84,7 +82,6 @@ class Progress:
     index: dict[str, Tensor]  # by weight name: the concept's neurons, flat int32 [k]
     update: dict[str, Tensor]  # u, what is trained, there, float32 [k]
     found: tuple[dict, dict, dict]  # the selection's funnel, general masks and rms
-    beside: tuple[Tensor, list[list[str]]] | None  # latents of the concept beside other things, their captions
     optimizer: dict  # AdamW's state
     generator: Tensor  # the random numbers' state
 
@@ -172,9 +169,6 @@ class Teaching:
             self.captions = captions(base, concept)
             selection = None if self.known or progress else self._select()
             held = self._held() if settings.response else None
-            self.beside = progress.beside if progress else beside_others(base, concept, settings.seed) if settings.cutmix else None
-        if self.beside:
-            self.latents, self.captions = mixed(self.latents, self.captions, *self.beside, settings.cutmix)
         if progress:
             self.index = {n: i.long() for n, i in progress.index.items()}
             self.funnel, self.general, self.rms = progress.found
@@ -200,8 +194,7 @@ class Teaching:
     def progress(self, stopped: bool, seconds: float) -> Progress:
         """All that `_resume` needs."""
         index = {n: i.int() for n, i in self.index.items()}
-        found = self.funnel, self.general, self.rms
-        state = self.vector, index, self.update, found, self.beside, self.optimizer.state_dict(), self.generator.get_state()
+        state = self.vector, index, self.update, (self.funnel, self.general, self.rms), self.optimizer.state_dict(), self.generator.get_state()
         return Progress(self.step, stopped, self.loss, seconds, *copied(state))
 
     def _resume(self, progress: Progress):
