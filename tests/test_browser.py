@@ -141,6 +141,22 @@ def test_the_whole_story_pick_teach_generate_inspect(page, app):
     assert page.locator("#result img").count() == 4
 
 
+def test_a_first_visitor_is_led_through_the_tabs_in_three_clicks(page):
+    few_steps(page)
+    assert page.locator("#guide-2").is_disabled() and page.locator("#guide-3").is_disabled()
+    page.locator("#guide-1").click()
+    page.locator("#result h3", has_text="<rex>").wait_for()
+    page.locator("#guide-2").click()
+    page.locator("#pictures img").first.wait_for()
+    assert page.locator("#prompt textarea").input_value() == "a <rex> dog face on a teal background"
+    page.locator("#guide-3").click()
+    page.locator("#silence").wait_for()
+    page.locator("#guide").wait_for(state="hidden")
+    page.reload()
+    page.locator("#knows", has_text="Knows").wait_for()
+    assert not page.locator("#guide").is_visible()
+
+
 def test_a_taken_name_is_offered_anew_and_starting_over_forgets(page):
     teach_ready(page, 5)
     page.locator("#teach").click()
