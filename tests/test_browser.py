@@ -242,6 +242,40 @@ def test_unknown_tokens_and_empty_prompts_are_said(page):
     toast(page, "token|Token `<max>` was never taught")
 
 
+def test_what_the_model_cannot_read_is_said_under_the_picture(page):
+    page.get_by_role("tab", name="Generate").click()
+    page.locator("#prompt textarea").fill("an owl " + "and an owl " * 30 + "with a hat")
+    page.locator("#generate").click()
+    page.get_by_text("Too long for this model, not read:").wait_for()
+    assert page.locator("#drawn").inner_text().rstrip().endswith("with a hat")
+
+
+def test_bad_keys_files_regions_and_pictures_are_refused_and_nothing_is_lost(page, tmp_path):
+    page.get_by_role("button", name="Your session").click()
+    page.locator("#other-key textarea, #other-key input").fill("0" * 32)
+    page.locator("#open-key").click()
+    toast(page, "No session was found under this key")
+    bad = tmp_path / "session.safetensors"
+    bad.write_bytes(b"\0" * 100)
+    with page.expect_file_chooser() as chooser:
+        page.locator("#upload").click()
+    chooser.value.set_files(bad)
+    toast(page, "session file is damaged or no session")
+    page.locator("#download").click()
+    toast(page, "nothing to download yet")
+    page.locator("#undo").click()
+    toast(page, "There is nothing to undo")
+    page.get_by_role("tab", name="Generate").click()
+    page.locator("#prompt textarea").fill("a beach")
+    page.get_by_role("button", name="Regions").click()
+    page.get_by_role("radio", name="side by side").check()
+    page.locator("#region-1").wait_for()
+    page.locator("#generate").click()
+    toast(page, "has no words: say what to draw there")
+    assert page.locator("#prompt textarea").input_value() == "a beach"
+    assert "Nothing taught yet" in page.locator("#knows").inner_text()
+
+
 def test_boxes_are_drawn_moved_and_taken_away_on_the_canvas(page):
     page.get_by_role("tab", name="Generate").click()
     page.get_by_role("button", name="Regions").click()

@@ -45,7 +45,7 @@ CSS = """
 #start-over { position: absolute; right: 0; top: .35rem; width: 110px; z-index: 1; }
 #ready .caption-label { font-size: .7rem; padding: 1px 6px; max-width: calc(100% - 8px); right: 4px; bottom: 4px; }
 #kept { margin-top: -2.3rem; }
-#kept:not(:has(.cns-note)), #what-remains:not(:has(p)) { display: none; }
+#what-remains:not(:has(p)) { display: none; }
 #bring-back, #undo, #open-key { align-self: center; }
 #kept a { color: inherit; }
 #your-session { margin-bottom: .4rem; }

@@ -65,12 +65,12 @@ def knows(session, base, note="") -> str:
 
 
 def kept(state) -> str:
-    """How the session is kept; empty as long as there is nothing to keep."""
+    """How the session is kept; an empty line, so that nothing moves later, as long as there is nothing to keep."""
     words = {"saving": "Saving...", "saved": "Saved", "failed": "Not saved"}.get(state.kind, "")
     text = esc(state.text)
     if state.url:
         text = f'<a href="{esc(state.url)}" target="_blank" rel="noopener" title="for the owner of the app">{text}</a>'
-    return f'<div class="cns-note" role="status">{words}{f": {text}" if state.text else ""}</div>' if words else ""
+    return f'<div class="cns-note" role="status">{words or "&nbsp;"}{f": {text}" if state.text else ""}</div>'
 
 
 STAGES = {"select": "Finding its neurons", "train": "Learning", "pause": "Learning", "remember": "Drawing what I remember", "done": "Done"}

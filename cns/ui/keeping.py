@@ -18,7 +18,7 @@ POLL = 2.0  # seconds between looks at a save that is on its way
 
 def build(base, store, shared: Shared) -> None:
     """Layout first, wiring below."""
-    kept = gr.HTML(elem_id="kept")
+    kept = gr.HTML(html.kept(State("", "")), elem_id="kept")
     retry = gr.Button("Try to save again", size="sm", visible=False, elem_id="retry-save")
     timer = gr.Timer(POLL, active=False)
     with gr.Accordion("Your session", open=False, elem_id="your-session") as panel:
