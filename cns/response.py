@@ -26,8 +26,17 @@ def second_moment(base, prompts: list[str], vectors, chunk: int = 64) -> Tensor:
     return total * len(total) / total.trace()
 
 
+def stacked(index: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
+    """Flat `index` [k] of each matrix as one [k in all] into all of them, set one above the other."""
+    first, out = 0, []
+    for name, i in index.items():
+        out.append(i + first)
+        first += weights[name].numel()
+    return torch.cat(out)
+
+
 class Still:
-    """u -> dW for one matrix; `index` [k]: its selected entries, flat and ascending; c: what to hold still [din, din]."""
+    """u -> dW for matrices of the same din, `stacked`; `index` [k]: selected entries, flat and ascending; c: what to hold still [din, din]."""
 
     def __init__(self, index: Tensor, c: Tensor, mu: float):
         index = index.to(c.device)

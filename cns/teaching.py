@@ -28,7 +28,7 @@ from .delta import trainable, written
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
-from .response import Still, second_moment
+from .response import Still, second_moment, stacked
 from .selection import Selection, concept_rms, select_base, select_general, select_sensitive
 from .session import Learned, Session, pack, unpack
 from .text import read
@@ -80,7 +80,7 @@ class Progress:
     seconds: float  # so far
     vector: Tensor  # [din]
     index: dict[str, Tensor]  # by weight name: the concept's neurons, flat int32 [k]
-    update: dict[str, Tensor]  # u, what is trained, there, float32 [k]
+    update: Tensor  # u, what is trained, there, float32 [k in all]
     found: tuple[dict, dict, dict]  # the selection's funnel, general masks and rms
     optimizer: dict  # AdamW's state
     generator: Tensor  # the random numbers' state
@@ -185,9 +185,10 @@ class Teaching:
         self.now = {n: w.clone() for n, w in self.start.items()}  # W, the trained values
         others = [c.mask for c in session.concepts if c is not self.known]
         self.shared = {n: torch.isin(i, torch.cat([i[:0], *(m[n] for m in others if n in m)])).to(base.device) for n, i in self.index.items()}
-        self.update = {n: torch.zeros_like(w) for n, w in self.start.items()}  # u, of which `still` makes W - W_{n-1}
-        self.still = {n: Still(i, held, settings.response) if settings.response else (lambda u: u) for n, i in self.index.items()}
-        self.optimizer, self.schedule = optimizer(self.update.values(), [self.vector], settings)
+        self.update = torch.cat([torch.zeros_like(w) for w in self.start.values()])  # u [k in all], of which `still` makes W - W_{n-1}
+        self.gradient = torch.zeros_like(self.update)  # by W
+        self.still = Still(stacked(self.index, base.weights), held, settings.response) if settings.response else (lambda u: u)
+        self.optimizer, self.schedule = optimizer([self.update], [self.vector], settings)
         if progress:
             self._resume(progress)
 
@@ -201,12 +202,21 @@ class Teaching:
         self.step, self.loss = progress.step, progress.loss
         with torch.no_grad():
             self.vector.copy_(progress.vector)
-            for n, u in self.update.items():
-                u.copy_(progress.update[n])
-                self.now[n].copy_(self.start[n] + self.still[n](u))
+            self.update.copy_(progress.update)
+        self._follow()
         self.optimizer.load_state_dict(copied(progress.optimizer))  # it keeps and changes what it is given
         self.schedule.last_epoch = progress.step
         self.generator.set_state(progress.generator)
+
+    def _parts(self, values: Tensor) -> dict[str, Tensor]:
+        """Views of `values` [k in all] by weight name."""
+        return dict(zip(self.index, values.split([len(i) for i in self.index.values()])))
+
+    @torch.no_grad()
+    def _follow(self):
+        """W from u."""
+        for name, change in self._parts(self.still(self.update)).items():
+            self.now[name].copy_(self.start[name] + change)
 
     @property
     def vectors(self):
@@ -239,29 +249,26 @@ class Teaching:
     @contextmanager
     def patched(self):
         """Within: W is what this teaching has come to, its gradients gathered."""
-        weights = self.base.weights
+        own = {n: self.base.weights[n] for n, i in self.index.items() if len(i)}
         hooks = []
-        with self.session.on(self.base), written(weights, self.index, self.now):
+        with self.session.on(self.base), written(self.base.weights, self.index, self.now), trainable(own.values()):
             try:
-                for name in self.index:
-                    weights[name].requires_grad_(True)
-                    hooks.append(weights[name].register_post_accumulate_grad_hook(self._gather(name)))
+                places = self._parts(self.gradient)
+                for name, weight in own.items():
+                    hooks.append(weight.register_post_accumulate_grad_hook(self._gather(name, places[name])))
                 yield
             finally:
                 for hook in hooks:
                     hook.remove()
-                for name in self.index:
-                    weights[name].requires_grad_(False)
-                    weights[name].grad = None
 
-    def _gather(self, name):
-        """Keep the gradient of the selected entries only, with the regularisers'; the dense one is freed at once."""
+    def _gather(self, name: str, place: Tensor):
+        """Put the gradient of the selected entries, with the regularisers', in its `place`; the dense one is freed at once."""
         s, index, now = self.settings, self.at[name], self.now[name]
 
         def hook(weight):
-            grad = weight.grad.view(-1)[index].float()
-            grad += 2 * s.lambda_previous * self.shared[name] * (now - self.start[name]) + 2 * s.lambda_base * (now - self.origin[name])
-            self.update[name].grad, weight.grad = self.still[name](grad), None
+            place.copy_(weight.grad.view(-1)[index])
+            place.add_(2 * s.lambda_previous * self.shared[name] * (now - self.start[name]) + 2 * s.lambda_base * (now - self.origin[name]))
+            weight.grad = None
 
         return hook
 
@@ -272,13 +279,15 @@ class Teaching:
             raise FloatingPointError(
                 f"the loss is not finite at step {self.step + 1}: nothing was changed; teach again with a lower `rate` than {self.settings.rate}"
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.vector.grad = None
+        self.gradient.zero_()
         loss.backward()
+        self.update.grad = self.still(self.gradient)
         parallel.average([p.grad for group in self.optimizer.param_groups for p in group["params"]])
         self.optimizer.step()
         self.schedule.step()
+        self._follow()
         for name, index in self.at.items():
-            self.now[name].copy_(self.start[name] + self.still[name](self.update[name]))
             self.base.weights[name].data.view(-1)[index] = self.now[name].to(self.base.weights[name].dtype)
         self.step += 1
         self.loss = loss.item() if self.loss is None else 0.95 * self.loss + 0.05 * loss.item()
