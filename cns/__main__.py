@@ -301,13 +301,13 @@ def _export(args):
 
 def _push(args):
     from . import export
-    from .store.push import check_target, push
+    from .store.push import client, own_token, push
 
-    check_target(args.repo)
+    api = client(args.repo, own_token())
     base, session = _open(args)
     with tempfile.TemporaryDirectory() as folder:
         about = export(base, session, args.kind, Path(folder) / "cns", args.rank)
-        print(f"{', '.join(about['tokens'])} pushed to {push(Path(folder) / 'cns', session, about, args.repo, not args.public)}")
+        print(f"{', '.join(about['tokens'])} pushed to {push(Path(folder) / 'cns', session, about, args.repo, api, not args.public)}")
 
 
 def _import(args):

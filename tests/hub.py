@@ -39,6 +39,7 @@ class Hub(ThreadingHTTPServer):
         self.lfs: dict[str, bytes] = {}
         self.faults: list[tuple[str, str, object, dict]] = []
         self.seen: list[tuple[str, str]] = []
+        self.tokens: set[str] = set()  # that anything was asked with
         self.counts = defaultdict(int)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -98,6 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.seen.append((self.command, path))
+        self.server.tokens |= {self.headers[n].removeprefix("Bearer ") for n in ["Authorization"] if n in self.headers}
         how, headers = self.server.fault(self.command, path)
         if how == "cut":
             self.close_connection = True

@@ -71,7 +71,6 @@ def test_bad_input_is_said_and_no_file_of_the_machine_is_read(client, images, tm
         "is no session key": lambda: teach(client, images, "mine"),
         "was never taught": lambda: client.predict("a <rex> dog", api_name="/generate"),
         "is no uploaded file": lambda: teach(client, [{"path": str(tmp_path / "red.png")}], key),
-        "is too large to be sent": lambda: client.predict(key, "pipeline", api_name="/export"),
         "outside the canvas": lambda: client.predict("a dog", regions=[{"box": [0, 0, 2, 1], "words": "a dog"}], api_name="/generate"),
     }
     for said, call in cases.items():

@@ -8,7 +8,7 @@ from test_session import assert_same
 
 import cns
 from cns.__main__ import main
-from cns.store.push import check_target, push
+from cns.store.push import client, push
 
 REPO = "me/rex"
 
@@ -24,6 +24,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with running() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         yield hub
 
 
@@ -75,9 +76,17 @@ def test_the_hubs_errors_and_a_network_that_is_down_are_said(hub, tiny_base, rex
 
 def test_bad_names_and_a_missing_token_are_refused_before_any_work(monkeypatch, capsys):
     monkeypatch.setattr("cns.store.push.get_token", lambda: None)
-    for bad in ("rex", "", "a/b/c", "me/../x"):
+    for bad in ("rex", "", "a/b/c", "me/../x", None):
         with pytest.raises(ValueError, match="names no model repo: write `owner/name`"):
-            check_target(bad)
+            client(bad, "hf_writer")
     assert main(["push", "lora", "--session", "nowhere", "--repo", REPO]) == 2
     err = capsys.readouterr().err
-    assert "set `HF_TOKEN`" in err and err.count("\n") == 1
+    assert "reads it from `HF_TOKEN`" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("token", [None, "", "  ", "hf_a b", "hf_\u00e9", "hf_a\nX-Evil: 1"])
+def test_without_a_token_that_could_be_one_there_is_no_client_whatever_the_machine_has(monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    with pytest.raises(ValueError, match="needs a token of yours") as caught:
+        client(REPO, token)
+    assert "hf_" not in str(caught.value)

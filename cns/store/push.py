@@ -51,21 +51,25 @@ def _score(value: float | None) -> str:
     return "no CLIP" if value is None else f"{value:.3f}"
 
 
-def check_target(repo: str, api: HfApi | None = None) -> None:
-    """Raises ValueError before any work is done for a bad name or a missing token."""
+def client(repo: str, token: str | None) -> HfApi:
+    """A client that acts with `token` and no other. Raises ValueError before any work is done for a bad name or a missing token."""
     if not re.fullmatch(REPO, repo or ""):
         raise ValueError(f"`{repo}` names no model repo: write `owner/name`")
-    if api is None and not get_token():
-        raise ValueError(f"pushing to `{repo}` needs a token that may write there: set `HF_TOKEN`")
+    if not re.fullmatch("[!-~]+", (token or "").strip()):
+        raise ValueError(f"pushing to `{repo}` needs a token of yours that may write there: make one at huggingface.co/settings/tokens (the shell reads it from `HF_TOKEN`)")
+    return HfApi(token=token.strip())
 
 
-def push(folder: Path, session, about: dict, repo: str, private: bool = True, api: HfApi | None = None) -> str:
+def own_token() -> str | None:
+    """The token that this machine's user is signed in with or that `HF_TOKEN` holds; never for somebody else's push."""
+    return get_token()
+
+
+def push(folder: Path, session, about: dict, repo: str, api: HfApi, private: bool = True) -> str:
     """Put `folder`, an export of `session`, into the model repo `repo` as one commit. Returns the repo's address.
 
     Raises OSError when the Hub does not let us, FileExistsError when `repo` already holds something that is no export of ours.
     """
-    check_target(repo, api)
-    api = api or HfApi()
     for c in session.concepts:
         (folder / "samples").mkdir(exist_ok=True)
         c.picture.save(folder / "samples" / f"{c.name}.png")
@@ -92,7 +96,7 @@ def _said(error: HfHubHTTPError, repo: str) -> str:
     if status == 403:
         return f"the token may not write to the model repo `{repo}`: give it the scope to write there (a fine-grained token: write access to contents of repos)"
     if status == 401 and not isinstance(error, RepositoryNotFoundError):
-        return "the Hub does not accept the token: set `HF_TOKEN` to one that is valid and may write"
+        return "the Hub does not accept the token: give one that is valid and may write"
     if status in (401, 404):
         return f"the model repo `{repo}` is not there, or the token may not see it: check its name"
     return f"the Hub answers with error {status}: push again later"

@@ -4,8 +4,6 @@ A key comes from `new_session` or from the page ("Your session"); what changes t
 """
 
 import secrets
-import shutil
-import tempfile
 from pathlib import Path
 
 import gradio as gr
@@ -13,18 +11,18 @@ from gradio.utils import get_upload_folder
 
 from .. import owning
 from ..concept import Concept
-from ..export import export
 from ..generation import GenerateSettings
 from ..images import load_images
 from ..session import Session
 from ..store.versions import check_key
 from ..teaching import TeachSettings
 from . import gpu, temp
+from .carrying import to_hub, zipped
 from .common import keep_session, spoken
 from .keeping import received
 
 ENDPOINTS = {"new_session": "light", "teach": "teach", "generate": "draw", "inspect": "light", "forget": "draw", "rename": "light",
-             "reorder": "light", "merge": "draw", "export": "light", "import_session": "light"}  # name: what it queues with  # fmt: skip
+             "reorder": "light", "merge": "draw", "export": "light", "push": "light", "import_session": "light"}  # name: what it queues with  # fmt: skip
 LIMITS = {"light": 4, "teach": 4, "draw": 1}
 
 
@@ -102,14 +100,15 @@ class Api:
         return {**self._saved(key, both, "merge", "", session), "weights_in_both": shared, "lost": lost}
 
     def export(self, key: str, kind: str = "session", rank: int = 16) -> dict:
-        """The session of `key` for other programs, as a zip file; `kind`: "patch", "lora" (of `rank`) or "session"."""
-        if kind == "pipeline":
-            raise ValueError("a whole `pipeline` is too large to be sent: make it with `python -m cns export pipeline`")
-        path = temp.new_file(f"cns-{kind}.zip")
-        with tempfile.TemporaryDirectory() as folder:
-            export(self.base, self._opened(key), kind, Path(folder) / "cns", rank)
-            shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder) / "cns")
-        return _file(path)
+        """The session of `key` for other programs, as a zip file; `kind`: "patch", "lora" (of `rank`), "pipeline" or "session"."""
+        return _file(zipped(self.base, self._opened(key), kind, rank)[0])
+
+    def push(self, key: str, repo: str, token: str, kind: str = "lora", rank: int = 16, public: bool = False) -> dict:
+        """Export the session of `key` to the model repo `repo` ("owner/name", made when it is not there) on the Hub, with a model card.
+
+        `token`: one of your own that may write there; it is used for this alone and kept nowhere. Returns the repo's `url`.
+        """
+        return to_hub(self.base, self._opened(key), kind, rank, repo, token, not public)
 
     def import_session(self, key: str, file: dict) -> dict:
         """Let the session of `key` be the one in a file that `export` or the page made; what it was before stays in its history."""

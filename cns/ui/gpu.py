@@ -15,6 +15,7 @@ import spaces
 import torch
 
 from .. import generation, memory, owning, probing, selection, teaching
+from ..export import export
 from . import zerogpu
 from .common import spoken
 
@@ -123,6 +124,13 @@ def explain(prompt, session, settings, image=None):
 def compare(before, after):
     """What the concepts that both sessions know lost or won."""
     return owning.compared(_base, before, after)
+
+
+@spaces.GPU(duration=60)
+@spoken
+def whole(session, out):
+    """The session as a whole pipeline in the new folder `out`, see `export.export`."""
+    return export(_base, session, "pipeline", out)
 
 
 @spaces.GPU(duration=30)

@@ -123,7 +123,7 @@ def build(base, store, shared: Shared) -> None:
 def received(path: str | Path, base) -> Session:
     """The session in an uploaded file. Raises ValueError for a bad one."""
     if (size := Path(path).stat().st_size) > MAX_BYTES:
-        raise ValueError(f"the file has {size / 2**20:.0f} MB: a session has at most {MAX_BYTES // 2**20}")
+        raise ValueError(f"the file has {size / 2**20:.0f} MB, at most {MAX_BYTES // 2**20} are read: of an export, zip its folder `cns-session` alone")
     return unpack(Path(path).read_bytes(), base)
 
 

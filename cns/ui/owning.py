@@ -1,24 +1,12 @@
-"""The "Own it" part of the Inspect tab: call a concept otherwise, take it out again, order, merge, carry the session away."""
-
-import shutil
-import tempfile
-from pathlib import Path
+"""The "Own it" part of the Inspect tab: call a concept otherwise, take it out again, order and merge."""
 
 import gradio as gr
 
 from .. import owning
 from ..concept import checked_name
-from ..export import export
-from ..session import Session
-from . import gpu, html, temp
+from . import carrying, gpu, html
 from .common import Shared, keep_session, mark, spoken
 from .keeping import NOTHING, received
-
-KINDS = {
-    "The session, to import it elsewhere": "session",
-    "A patch and embeddings for A1111 and ComfyUI, exact": "patch",
-    "A LoRA and embeddings, smaller, with an error": "lora",
-}
 
 
 def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
@@ -36,12 +24,7 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
         merge = gr.Button("Add what it knows", size="sm", min_width=90, visible=bool(store), elem_id="merge")
         add = gr.UploadButton("Add a session's file", size="sm", file_types=[".safetensors", ".zip"], type="filepath", min_width=90, elem_id="merge-file")
     lost = gr.HTML(elem_id="lost")
-    with gr.Row():
-        kind = gr.Dropdown(list(KINDS.items()), value="session", label="Take it with you", scale=3, elem_id="export-kind")
-        rank = gr.Number(16, label="Rank of the LoRA", precision=0, minimum=1, visible=False, min_width=90)
-        make = gr.Button("Make the file", size="sm", min_width=90, elem_id="export")
-        file = gr.DownloadButton("Download", size="sm", visible=False, min_width=90, elem_id="exported")
-    error = gr.HTML(elem_id="export-error")
+    carrying.build(base, shared)
 
     @spoken
     def renamed(session, name, to, run_id, key):
@@ -82,15 +65,6 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
     def changed(session, key, *what):
         return session, html.words(session), html.knows(session, base), mark(keep_session(store, key, session, *what))
 
-    @spoken
-    def made(session, kind, rank):
-        path = temp.new_file(f"cns-{kind}.zip")
-        with tempfile.TemporaryDirectory() as folder:
-            about = export(base, session or Session.new(base), kind, Path(folder) / "cns", int(rank or 0))
-            shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder) / "cns")
-        note = f"relative error {about['relative_error']:.1%} at rank {about['rank']}" if "relative_error" in about else ""
-        return gr.update(value=str(path), visible=True, label=f"Download {path.name}"), html.note(note)
-
     states = [shared.session, shared.known, shared.line, shared.kept]
     look = {"api_visibility": "private", "concurrency_id": "draw"}
     rename.click(renamed, [shared.session, name, to, shared.run, shared.key], [to, lost, *states], **look)
@@ -102,9 +76,6 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
     merge.click(merged, [shared.session, other, shared.run, shared.key], [other, lost, *states], **look)
     add.upload(merged_file, [shared.session, add, shared.run, shared.key], [lost, *states], **look)
     shared.known.change(lambda s: ", ".join(c.name for c in s.concepts) if s else "", [shared.session], [order], queue=False, api_visibility="private")
-    make.click(made, [shared.session, kind, rank], [file, error], api_visibility="private")
-    kind.change(lambda k: (gr.update(visible=k == "lora"), gr.update(visible=False), ""), [kind], [rank, file, error], queue=False, api_visibility="private")
-    shared.known.change(lambda: (gr.update(visible=False), ""), None, [file, error], queue=False, api_visibility="private")
 
 
 def _idle(session, name, run_id) -> None:
