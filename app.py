@@ -24,15 +24,17 @@ def options(argv=None) -> argparse.Namespace:
 
 
 def opened(args):
-    """(base, store); ends the program with one line when one of them cannot be had."""
+    """(base, store, people who can sign in, if any); ends the program with one line when one of them cannot be had."""
     from cns import load_base
     from cns.store import open_store
+    from cns.store.people import People
 
     try:
         store = None if ON_SPACE and not args.store else open_store(args.store)
         if store:
             store.secret()
-        return load_base(args.base), store
+        people = People() if store and ON_SPACE and os.environ.get("OAUTH_CLIENT_ID") else None  # elsewhere Gradio would sign everybody in as the owner
+        return load_base(args.base), store, people
     except (OSError, ValueError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -40,9 +42,9 @@ def opened(args):
 
 if gr.NO_RELOAD:
     args = options() if __name__ == "__main__" else options([])
-    base, store = opened(args)
+    base, store, people = opened(args)
 
-demo = build(base, store)
+demo = build(base, store, people=people)
 demo.queue(max_size=32, default_concurrency_limit=8)
 
 if __name__ == "__main__":

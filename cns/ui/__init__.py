@@ -7,9 +7,8 @@ import secrets
 
 import gradio as gr
 
-from ..store.versions import is_key
-from . import api, generate, gpu, guide, html, inspect, keeping, plots, probing, teach, temp
-from .common import NO_STORE, Shared, mark, spoken
+from . import api, generate, gpu, guide, html, inspect, keeping, plots, probing, signin, teach, temp
+from .common import NO_STORE, Shared, mark
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
 <p>Show it a few pictures of your thing, give it a name, and draw it anywhere &ndash; then teach the next one: nothing is forgotten.</p></div>"""
@@ -71,19 +70,24 @@ THEME = gr.themes.Default(
 LOOK = {"theme": THEME, "css": CSS + guide.CSS + plots.CSS + probing.CSS, "head": plots.HEAD, "footer_links": ["gradio", "settings"]}
 
 
-def build(base, store=None, concepts=None) -> gr.Blocks:
-    """The app on `base`; sessions are kept in `store` (None: in memory only); `concepts` is the folder of ready ones."""
+def build(base, store=None, concepts=None, people=None) -> gr.Blocks:
+    """The app on `base`; sessions are kept in `store` (None: in memory only); `concepts` is the folder of ready ones.
+
+    With `people` (a `store.people.People`) visitors can sign in: only where Gradio can ask Hugging Face, which is on a Space.
+    """
     gpu.use(base)
+    door = signin.Door(people)
     with gr.Blocks(title="CNS Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         shared = Shared(
             session=gr.State(None), run=gr.State(None), known=gr.State(()), kept=gr.State(None),
             key=gr.BrowserState("", storage_key="cns-session", secret=store.secret() if store else None),
+            keyed=door.keyed,
         )  # fmt: skip
         with gr.Row(elem_id="head"):
             gr.HTML(HEAD)
             shared.restart = gr.Button("Start over", size="sm", scale=0, min_width=110, elem_id="start-over")
         shared.line = gr.HTML(html.knows(None, base), elem_id="knows")
-        keeping.build(base, store, shared)
+        keeping.build(base, store, shared, people)
         steps = guide.build(shared)
         with gr.Tabs() as shared.tabs:
             with gr.Tab("Teach", id="teach"):
@@ -96,27 +100,32 @@ def build(base, store=None, concepts=None) -> gr.Blocks:
         api.build(base, store)
         temp.swept(demo)
 
-        def resume(key):
-            session, note, key = None, "", key if is_key(key) else secrets.token_hex(16)
+        def resume(text, request: gr.Request):
+            session, note = None, ""
+            key = text = text if door.takes(text) else secrets.token_hex(16)
             if store:
                 try:
+                    key = door.key(text, request)
                     session = store.load(key, base)
                 except (ValueError, OSError) as error:
                     note = f"Your earlier session was not opened: {error}"
             kept = mark("" if store else NO_STORE)
             first = gr.update(visible=not session)
-            return session, secrets.token_hex(16), key, html.words(session), html.knows(session, base, note), kept, first, *teach.drafted(store, key)
+            return session, secrets.token_hex(16), text, html.words(session), html.knows(session, base, note), kept, first, *teach.drafted(store, key)
 
-        def start_over(run_id):
+        @shared.keyed
+        def start_over(run_id, key):
             temp.made(gpu.flag(run_id, "drop")).touch()  # what is being taught right now ends with the old session
-            return None, secrets.token_hex(16), secrets.token_hex(16), (), html.knows(None, base), mark("" if store else NO_STORE)
+            text = signin.another(store, key) or secrets.token_hex(16)
+            return None, secrets.token_hex(16), text, (), html.knows(None, base), mark("" if store else NO_STORE)
 
         # both in the queue: out of it, a changed gr.State does not fire its `change`
         states = [shared.session, shared.run, shared.key, shared.known, shared.line, shared.kept]
-        demo.load(resume, [shared.key], [*states, steps.row, *shared.offer], show_progress="hidden", api_visibility="private")
+        loaded = signin.arriving(demo, door, store, shared) if people else demo.load
+        loaded(resume, [shared.key], [*states, steps.row, *shared.offer], show_progress="hidden", api_visibility="private")
         shared.restart.click(
-            spoken(start_over), [shared.run], states,
-            js="(run) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run]; }",
+            start_over, [shared.run, shared.key], states,
+            js="(run, key) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run, key]; }",
             show_progress="hidden", api_visibility="private",
         )  # fmt: skip
     return demo

@@ -4,6 +4,7 @@ import functools
 import html as escape
 import inspect
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import gradio as gr
@@ -20,6 +21,7 @@ class Shared:
     run: gr.State  # a server-made id, for Stop
     known: gr.State
     key: gr.BrowserState
+    keyed: Callable  # `spoken`, for handlers that take the session's `key`
     line: gr.HTML | None = None
     tabs: gr.Tabs | None = None
     restart: gr.Button | None = None  # asleep while something is being taught

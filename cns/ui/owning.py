@@ -26,33 +26,33 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
     lost = gr.HTML(elem_id="lost")
     carrying.build(base, shared)
 
-    @spoken
+    @shared.keyed
     def renamed(session, name, to, run_id, key):
         _idle(session, name, run_id)
         new = owning.rename(session, name, to)
         return "", "", *changed(new, key, "rename", checked_name(to), session)
 
-    @spoken
+    @shared.keyed
     def forgotten(session, name, run_id, key):
         _idle(session, name, run_id)
         new = owning.forget(session, name)
         changes = gpu.compare(session, new)
         return told(session, new, name, changes), *changed(new, key, "forget", name, session)
 
-    @spoken
+    @shared.keyed
     def reordered(session, names, run_id, key):
         _idle(session, names, run_id)
         new = owning.reorder(session, [n.strip(" <>").lower() for n in names.split(",") if n.strip()])
         return "", *changed(new, key, "reorder", "", session)
 
-    @spoken
+    @shared.keyed
     def merged(session, other_key, run_id, key):
         _idle(session, session and session.concepts, run_id)
         if (other := store.load((other_key or "").strip().lower(), base)) is None:
             raise ValueError(NOTHING)
         return "", *with_other(session, other, key)
 
-    @spoken
+    @shared.keyed
     def merged_file(session, path, run_id, key):
         _idle(session, session and session.concepts, run_id)
         return with_other(session, received(path, base), key)

@@ -81,7 +81,6 @@ def build(base, store, shared: Shared, folder=None):
         fits = gpu.suggest(pictures)
         return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None, visible=bool(fits))
 
-    @spoken
     def run(files, name, word, steps, seed, session, run_id, key, paused_at, more=False):
         concept = Concept(name, word, load_images([path for path, _ in files or []]))
         try:
@@ -129,13 +128,14 @@ def build(base, store, shared: Shared, folder=None):
         stopping, other = gr.update(value="Stopping...", interactive=False), gr.update(interactive=False)
         return (stopping, other) if what == "keep" else (other, stopping)
 
-    @spoken
+    @shared.keyed
     def put_back(key):
         if not (draft := store.draft(key)):
             raise ValueError("these pictures are no longer here: choose them again")
         about = draft.settings
         return load_images(draft.images), about.get("name", ""), about.get("word", ""), about.get("steps", defaults.steps), about.get("seed", 0), gr.update(visible=False)
 
+    @shared.keyed
     def discard(key):
         drop_draft(store, key)
         return gr.update(visible=False)
@@ -147,12 +147,12 @@ def build(base, store, shared: Shared, folder=None):
     gr.on([images.upload, images.delete], view, [images], [seen, guess], **look)
     guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
     teaching = {
-        "fn": run, "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key, paused],
+        "fn": shared.keyed(run), "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key, paused],
         "outputs": [teach, paused, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.kept, offer, *shared.asleep],
         "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
     }  # fmt: skip
     teach.click(**teaching)
-    more.click(**{**teaching, "fn": partial(run, more=True)})
+    more.click(**{**teaching, "fn": shared.keyed(partial(run, more=True))})
     again.click(spoken(free_name), [name, shared.session], [name], queue=False, api_visibility="private").then(**teaching)
     name.change(lambda: gr.update(visible=False), None, [taken], queue=False, show_progress="hidden", api_visibility="private")
     shared.known.change(lambda known: gr.skip() if known else "", [shared.known], [result], queue=False, api_visibility="private")
