@@ -34,14 +34,15 @@ def renamed(session, name):
 class Visitor:
     """One browser tab, over plain HTTP: calls a handler of the app by its name."""
 
-    def __init__(self, demo):
+    def __init__(self, demo, cookie=""):
         self.url, self.demo, self.session = demo.local_url.rstrip("/") + "/gradio_api", demo, secrets.token_hex(8)
+        self.headers, self.more = {"Cookie": cookie}, {}
 
     def call(self, handler: str, *data) -> list:
         """Its outputs. Raises RuntimeError with what the page would show."""
         index = next(i for i, f in self.demo.fns.items() if f.name == handler)
-        body = json.dumps({"fn_index": index, "data": data, "session_hash": self.session}).encode()
-        request = urllib.request.Request(f"{self.url}/queue/join", body, {"Content-Type": "application/json"})
+        body = json.dumps({"fn_index": index, "data": data, "session_hash": self.session, **self.more}).encode()
+        request = urllib.request.Request(f"{self.url}/queue/join", body, {"Content-Type": "application/json", **self.headers})
         urllib.request.urlopen(request, timeout=120).read()
         for line in urllib.request.urlopen(f"{self.url}/queue/data?session_hash={self.session}", timeout=120):
             said = json.loads(line[6:]) if line.startswith(b"data: ") else {}

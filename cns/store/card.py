@@ -11,7 +11,7 @@ This dataset is written by the app CNS Studio and holds what its visitors taught
 
 | path | what it is |
 |---|---|
-| `sessions/ab/abcd.../` | one session; the folder is named by the SHA-256 of a key that only the visitor's browser has |
+| `sessions/ab/abcd.../` | one session; the folder is named by the SHA-256 of a key that only the visitor's browser has, or of the id of somebody who signed in, and then holds a folder for each of his sessions |
 | `<time>-<content>-<before>-<verb>-<concept>.safetensors` | one version: when it was saved, digests of itself and of the version it was made from, and what was done |
 
 A file holds sparse changes of a text-to-image model's cross-attention weights, the embedding of each taught name, masks as

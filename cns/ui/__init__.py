@@ -45,7 +45,7 @@ CSS = """
 #ready .caption-label { font-size: .7rem; padding: 1px 6px; max-width: calc(100% - 8px); right: 4px; bottom: 4px; }
 #kept { margin-top: -2.3rem; }
 #what-remains:not(:has(p)) { display: none; }
-#bring-back, #undo, #open-key { align-self: center; }
+#bring-back, #undo, #open-key, #open-name { align-self: center; }
 #kept a { color: inherit; }
 #your-session { margin-bottom: .4rem; }
 #new-seed { align-self: flex-end; flex: 0 0 auto; margin-bottom: .6rem; }
@@ -128,4 +128,7 @@ def build(base, store=None, concepts=None, people=None) -> gr.Blocks:
             js="(run, key) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run, key]; }",
             show_progress="hidden", api_visibility="private",
         )  # fmt: skip
+    for event in demo.fns.values():  # the login button's own would be offered to programs
+        if event.name == "_check_login_status":
+            event.api_visibility = "private"
     return demo

@@ -5,7 +5,7 @@ import gradio as gr
 from .. import owning
 from ..concept import checked_name
 from . import carrying, gpu, html
-from .common import Shared, keep_session, mark, spoken
+from .common import Shared, keep_session, mark
 from .keeping import NOTHING, received
 
 

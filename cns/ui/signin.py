@@ -123,7 +123,8 @@ def arriving(demo: gr.Blocks, door: Door, store, shared: Shared):
 
 def build(base, store, shared: Shared, panel: gr.Accordion) -> None:
     """The button and the names, in "Your session"."""
-    gr.LoginButton(logout_value="Sign out ({})", size="sm", elem_id="sign-in")
+    with gr.Row():
+        gr.LoginButton(logout_value="Sign out ({})", size="sm", scale=0, min_width=240, elem_id="sign-in")
     with gr.Row(visible=False) as own:
         names = gr.Dropdown(label="Your sessions: choose one, or type the name of a new one", allow_custom_value=True, scale=3, elem_id="names")
         enter = gr.Button("Open", size="sm", scale=0, min_width=90, elem_id="open-name")
