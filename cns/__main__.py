@@ -50,9 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         help="words for a box, given as fractions of the canvas; repeatable, later ones lie over earlier ones",
     )  # fmt: skip
     sub.add_argument("--layout", type=Path, metavar="FILE", help="regions from a JSON file, under those of --region")
+    sub.add_argument("--preset", metavar="NAME", help='boxes "side by side", "foreground and background" or "grid", with words by --words, from the back to the front')
+    sub.add_argument("--words", action="append", default=[], help="of the preset's next box; repeatable")
+    sub.add_argument("--save-layout", type=Path, metavar="FILE", help="write all the regions as such a file")
     sub.add_argument("--together", type=float, metavar="X", help="with regions: the share of the steps that draw all of them, the rest draws each alone; 0 to 1 (default: the base's own)")
     sub.add_argument("--image", type=Path, metavar="FILE", help="a picture to start from")
     sub.add_argument("--image-strength", type=float, metavar="X", help="how much of it is drawn anew, 0.05 to 1 (default: 0.6)")
+    sub.add_argument("--vary", metavar="WHAT[=X,X,...]", help="a table: each seed with several values of guidance, image_strength or a concept's strength, such as rex=0,0.5,1,1.5")
     sub.add_argument("--overlay", action="store_true", help="also write, for each word of the first picture, where it acted")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub = command("inspect", _inspect, "Write the figures of a session, as PNG and their data as CSV.")
@@ -149,20 +153,28 @@ def _score(stats) -> str:
 
 
 def _generate(args):
-    from . import GenerateSettings, Region, check_prompt, explain, generate, load_images, load_layout
-    from .regions import check_words
+    from . import GenerateSettings, Region, check_prompt, explain, generate, load_images, load_layout, save_layout, variations
+    from .regions import arranged, check_words
 
-    regions = (*(load_layout(args.layout) if args.layout else ()), *map(Region.parse, args.regions))
+    preset = arranged(args.preset, args.words) if args.preset or args.words else ()
+    regions = (*(load_layout(args.layout) if args.layout else ()), *preset, *map(Region.parse, args.regions))
     numbers = {n: v for n in ("count", "seed", "steps", "guidance", "negative", "image_strength", "together") if (v := getattr(args, n)) is not None}
     settings = GenerateSettings(**numbers, regions=regions, strengths=dict(map(_strength, args.strengths)))
     image = load_images([args.image])[0] if args.image else None
     base, session = _open(args)
     if cut := check_prompt(base, session, args.prompt) + check_words(base, session, regions):
         print(f"cns generate: the prompt is too long, these words are not read: {' '.join(cut)}", file=sys.stderr)
+    columns = [("", settings)]
+    if args.vary:
+        what, values = variations.parse(args.vary)
+        values = values or variations.usual(what, base.guidance if settings.guidance is None else settings.guidance)
+        columns = [(f"-{what.strip('<>')}-{v:g}", s) for v, s in variations.columns(session, settings, what, values)]
     args.out.mkdir(parents=True, exist_ok=True)
-    for i in tqdm(range(settings.count), unit="picture"):
-        path = args.out / f"{settings.seed + i}.png"
-        generate(base, args.prompt, session, replace(settings, count=1, seed=settings.seed + i), image)[0].save(path)
+    if args.save_layout:
+        save_layout(regions, args.save_layout)
+    for i, (said, each) in tqdm([(i, c) for i in range(settings.count) for c in columns], unit="picture"):
+        path = args.out / f"{settings.seed + i}{said}.png"
+        generate(base, args.prompt, session, replace(each, count=1, seed=settings.seed + i), image)[0].save(path)
         tqdm.write(str(path))
     if args.overlay:
         picture, heats = explain(base, args.prompt, session, settings, image)

@@ -32,8 +32,11 @@ class GenerateSettings:
         ranges = (("count", 1, 16), ("seed", 0, 2**63 - 17), ("steps", 1, 200), ("guidance", 0, 30), ("image_strength", 0.05, 1), ("together", 0, 1))
         for name, low, high in ranges:
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"`{name}` is {value}: choose {low} to {high}")
+            whole = name in ("count", "seed", "steps")
+            if value is not None and not (isinstance(value, int if whole else int | float) and low <= value <= high):
+                raise ValueError(f"`{name}` is {value}: choose {'a whole number from ' if whole else ''}{low} to {high}")
+        if not isinstance(self.strengths, dict):
+            raise ValueError(f"`strengths` is {self.strengths}: give a number for each concept's name")
         object.__setattr__(self, "regions", checked(self.regions))
 
 

@@ -70,11 +70,20 @@ def checked(regions) -> tuple[Region, ...]:
     """`regions` (also as from JSON), later ones over earlier ones. Raises ValueError for more than `LIMIT` or a bad one."""
     try:
         regions = tuple(r if isinstance(r, Region) else Region(**r) for r in regions)
-    except TypeError:
+    except TypeError:  # not to be gone through, or no mapping with these two names in it
         raise ValueError("a layout is a list of regions, each with a `box` of four fractions and its `words`") from None
     if len(regions) > LIMIT:
         raise ValueError(f"there are {len(regions)} regions: give at most {LIMIT}")
     return regions
+
+
+def arranged(preset: str, words) -> tuple[Region, ...]:
+    """The boxes of a preset with their words, from the back to the front. Raises ValueError for an unknown one or too few or many words."""
+    if preset not in PRESETS:
+        raise ValueError(f"layout `{preset}` is unknown: choose {', '.join(f'`{p}`' for p in PRESETS)}")
+    if len(words) != len(PRESETS[preset]):
+        raise ValueError(f"layout `{preset}` has {len(PRESETS[preset])} boxes, but there are words for {len(words)}: give words for each")
+    return tuple(Region(box, w) for box, w in zip(PRESETS[preset], words))
 
 
 def check_words(base, session, regions) -> list[str]:

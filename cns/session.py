@@ -125,12 +125,17 @@ class Session:
                     shared[i][n] = part[several]
         return replace(self, concepts=tuple(replace(c, shared=s) for c, s in zip(concepts, shared)), delta=SparseDelta(indices, values))
 
-    def scaled(self, strengths: dict[str, float]) -> "Session":
-        """This session with each named concept's increments times its strength, 0 (silent) to 1.5; others stay as taught."""
+    def times(self, strengths: dict[str, float]) -> dict[str, float]:
+        """`strengths` by name. Raises ValueError for one of a concept that was never taught or one that is not 0 (silent) to 1.5."""
         times = {self.concept(name).name: s for name, s in strengths.items()}
         for name, s in times.items():
             if not isinstance(s, int | float) or not 0 <= s <= STRONGEST:
                 raise ValueError(f"strength of `{name}` is {s}: choose 0 to {STRONGEST}")
+        return times
+
+    def scaled(self, strengths: dict[str, float]) -> "Session":
+        """This session with each named concept's increments times its strength; others stay as taught. Raises ValueError as `times`."""
+        times = self.times(strengths)
         if all(s == 1 for s in times.values()):
             return self
         return self.of(self.concepts, [{n: times.get(c.name, 1.0) * v for n, v in self.increments(c.name).items()} for c in self.concepts])

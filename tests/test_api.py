@@ -64,6 +64,29 @@ def test_a_program_teaches_draws_inspects_and_owns_what_was_learned(client, imag
     assert [c["token"] for c in client.predict(key, api_name="/inspect")["concepts"]] == ["<max>"]
 
 
+def test_a_program_draws_tables_layouts_and_where_words_acted(client, images):
+    key = client.predict(api_name="/new_session")
+    teach(client, images, key)
+
+    def open_(file):
+        return Image.open(file["path"] if isinstance(file, dict) else file)
+
+    cells = client.predict("a <rex> dog", "rex", key, seeds=2, seed=7, steps=2, api_name="/vary")
+    assert [(c["seed"], c["value"]) for c in cells] == [(s, v) for s in (7, 8) for v in (0, 0.5, 1, 1.5)]
+    alone = client.predict("a <rex> dog", key, seed=8, steps=2, strengths={"rex": 1.5}, api_name="/generate")[0]
+    assert open_(cells[-1]["file"]).tobytes() == open_(alone).tobytes() != open_(cells[3]["file"]).tobytes()
+    cells = client.predict("a dog", "image_strength", values=[0.5, 1], image=images[0], steps=4, api_name="/vary")
+    assert [(c["seed"], c["value"]) for c in cells] == [(0, 0.5), (0, 1)]
+    boxes = client.predict(api_name="/layouts")
+    assert boxes["side by side"] == [[0, 0, 0.5, 1], [0.5, 0, 1, 1]] and len(boxes) == 3
+    regions = [{"box": box, "words": words} for box, words in zip(boxes["side by side"], ("a <rex> dog", "a cat"))]
+    seen = client.predict("a house", key, seed=7, steps=2, regions=regions, api_name="/attention")
+    assert [w["word"] for w in seen["words"]] == ["a", "house", "a", "<rex>", "dog", "a", "cat"]
+    drawn = client.predict("a house", key, seed=7, steps=2, regions=regions, api_name="/generate")[0]
+    assert open_(seen["picture"]).tobytes() == open_(drawn).tobytes()
+    assert open_(seen["words"][3]["file"]).size == (32, 32) and open_(seen["words"][3]["file"]).tobytes() != open_(seen["words"][6]["file"]).tobytes()
+
+
 def test_bad_input_is_said_and_no_file_of_the_machine_is_read(client, images, tmp_path):
     key = client.predict(api_name="/new_session")
     cases = {

@@ -52,15 +52,15 @@ class Visitor:
                 return said["output"]["data"]
         raise RuntimeError("the stream ended")
 
-    def upload(self, content: bytes) -> dict:
+    def upload(self, content: bytes, name: str = "s.safetensors") -> dict:
         """The file as a component gets it."""
         edge = secrets.token_hex(8)
-        head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="s.safetensors"\r\nContent-Type: application/octet-stream\r\n\r\n'
+        head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: application/octet-stream\r\n\r\n'
         request = urllib.request.Request(
             f"{self.url}/upload", head.encode() + content + f"\r\n--{edge}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={edge}"}
         )
         path = json.loads(urllib.request.urlopen(request, timeout=120).read())[0]
-        return {"path": path, "orig_name": "s.safetensors", "meta": {"_type": "gradio.FileData"}}
+        return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from ..images import load_images
 from ..regions import check_words
 from ..session import STRONGEST
 from ..text import TOKEN, check_prompt
+from ..variations import SWEEP, columns, usual
 from . import gpu, html, regions
 from .common import Shared, spoken
 
 EXAMPLES = ("a small owl on a yellow background", "a teapot next to an owl, shaded style", "a large strawberry on a teal background")
-SWEEP = (0, 0.5, 1, 1.5)  # strengths
-GUIDANCE, STRENGTH = "guidance", "strength of what the prompt names"
+GUIDANCE, STRENGTH, ANEW = "guidance", "strength of what the prompt names", "how much of a picture is drawn anew"
 SCENES = ("a {} on a teal background", "a small {} on a yellow background", "a {} next to a teapot")  # for what was just taught
 
 
@@ -37,7 +37,7 @@ def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
             with gr.Accordion("Variations", open=False, elem_id="variations"):
                 gr.HTML(html.note("A table of pictures: a row for each seed, a column for each value of one more thing."))
                 with gr.Row():
-                    what = gr.Radio([GUIDANCE, STRENGTH], value=GUIDANCE, label="What varies along a row", min_width=160, elem_id="vary")
+                    what = gr.Radio([GUIDANCE, STRENGTH, ANEW], value=GUIDANCE, label="What varies along a row", min_width=160, elem_id="vary")
                     rows = gr.Slider(1, 4, 2, step=1, label="Seeds", min_width=120)
                 vary = gr.Button("Draw the table", size="sm", elem_id="draw-table")
         with gr.Column(scale=6):
@@ -53,7 +53,7 @@ def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
     last = gr.State(None)  # (prompt, settings, picture to start from) of what is shown
 
     @spoken
-    def run(bare, prompt, image, session, *how):
+    def generated(bare, prompt, image, session, *how):
         settings, start = asked(*how), started(image)
         cut = check_prompt(base, session, prompt) + check_words(base, session, settings.regions)
         if settings.negative:
@@ -74,7 +74,7 @@ def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
         return html.strip([(h.over(html.enlarged(picture)), h.word) for h in heats])
 
     drawing = {
-        "fn": run, "inputs": [bare, *inputs], "outputs": [note, pictures, title, plain, where, last],
+        "fn": generated, "inputs": [bare, *inputs], "outputs": [note, pictures, title, plain, where, last],
         "concurrency_id": "draw", "concurrency_limit": 1, "show_progress_on": [note], "api_visibility": "private",
     }  # fmt: skip
     gr.on([draw.click, prompt.submit], **drawing).success(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")
@@ -125,25 +125,20 @@ def sliders(shared: Shared, strengths: gr.State, inputs) -> None:
 def sweep(name: str, prompt, image, session, *how) -> str:
     """The first picture at four strengths of one concept."""
     settings, start = replace(asked(*how), count=1), started(image)
-    drawn = [(gpu.draw(prompt, session, replace(settings, strengths={**settings.strengths, name: s}), start)[0], f"{s:.0%}") for s in SWEEP]
+    drawn = [(gpu.draw(prompt, session, each, start)[0], f"{s:.0%}") for s, each in columns(session, settings, [name], SWEEP)]
     return html.strip(drawn)
 
 
 def variations(what: str, seeds: int, prompt, image, session, *how) -> str:
     """A row of pictures for each seed, a column for each value."""
     settings, start = replace(asked(*how), count=int(seeds)), started(image)
-    if what == GUIDANCE:
-        columns = [(f"guidance {g:g}", replace(settings, guidance=g)) for g in guidances(settings.guidance)]
-    else:
-        named = named_in(prompt, settings, session)
-        columns = [(f"strength {s:.0%}", replace(settings, strengths={**settings.strengths, **dict.fromkeys(named, s)})) for s in SWEEP]
-    drawn = [(said, gpu.draw(prompt, session, changed, start)) for said, changed in columns]
-    return "".join(html.note(f"seed {settings.seed + i}") + html.strip([(pictures[i], said) for said, pictures in drawn]) for i in range(int(seeds)))
-
-
-def guidances(middle: float) -> list[float]:
-    """Up to four values around `middle`, to a half."""
-    return sorted({min(30.0, max(1.0, round(2 * middle * f) / 2)) for f in (0.5, 1, 1.5, 2.5)})
+    if what == ANEW and not start:
+        raise ValueError("there is no picture to start from: give one under Advanced")
+    varied = named_in(prompt, settings, session) if what == STRENGTH else {GUIDANCE: "guidance", ANEW: "image_strength"}[what]
+    values = SWEEP if what == STRENGTH else usual(varied, settings.guidance)
+    said = {GUIDANCE: "guidance {:g}", STRENGTH: "strength {:.0%}", ANEW: "{:.0%} anew"}[what]
+    drawn = [(said.format(v), gpu.draw(prompt, session, each, start)) for v, each in columns(session, settings, varied, values)]
+    return "".join(html.note(f"seed {settings.seed + i}") + html.strip([(pictures[i], words) for words, pictures in drawn]) for i in range(int(seeds)))
 
 
 def named_in(prompt: str, settings: GenerateSettings, session) -> list[str]:
