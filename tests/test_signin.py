@@ -2,15 +2,19 @@
 
 import hashlib
 import http.client
+import json
+import threading
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from huggingface_hub import HfApi, constants
 from test_browser import CHROMIUM, MINUTES, browser  # noqa: F401  a fixture
+from test_hub_store import until
 from test_keeping import Visitor, renamed, rex  # noqa: F401  a fixture
 from test_people import hub, people  # noqa: F401  a fixture
 
-from cns.store import Draft, LocalStore, pack
+from cns.store import Draft, HubStore, LocalStore, pack
 from cns.store.versions import Owned
 from cns.ui import build
 from cns.ui.api import ENDPOINTS
@@ -18,24 +22,36 @@ from cns.ui.signin import Door, free
 
 
 @pytest.fixture
-def space(tiny_base, tmp_path, hub, monkeypatch):  # noqa: F811
-    """The app as on a Space; `space.cookie(name)` signs somebody in and is his cookie."""
-    info = {"scope": "openid profile"}
+def serve(tiny_base, hub, monkeypatch):  # noqa: F811
+    """Serves the app on a store as on a Space; its `cookie(name)` signs somebody in and is his cookie."""
+    info, served = {"scope": "openid profile"}, []
     monkeypatch.setattr("gradio.oauth._get_mocked_oauth_info", lambda: info)
-    demo = build(tiny_base, LocalStore(tmp_path), people=people(hub))
-    demo.queue(max_size=64, default_concurrency_limit=8)
-    with pytest.warns(UserWarning, match="mocked"):
-        demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
 
-    def cookie(name):
-        info.update(access_token=f"hf_oauth_{name}", userinfo={"preferred_username": name, "name": name, "profile": "", "picture": ""})
-        connection = http.client.HTTPConnection("127.0.0.1", demo.server_port)
-        connection.request("GET", "/login/callback")
-        return connection.getresponse().getheader("Set-Cookie").split(";")[0]
+    def start(store):
+        demo = build(tiny_base, store, people=people(hub))
+        demo.queue(max_size=128, default_concurrency_limit=8)
+        with pytest.warns(UserWarning, match="mocked"):
+            demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+        demo.store = store
+        served.append(demo)
 
-    demo.cookie, demo.store = cookie, LocalStore(tmp_path)
-    yield demo
-    demo.close()
+        def cookie(name):
+            info.update(access_token=f"hf_oauth_{name}", userinfo={"preferred_username": name, "name": name, "profile": "", "picture": ""})
+            connection = http.client.HTTPConnection("127.0.0.1", demo.server_port)
+            connection.request("GET", "/login/callback")
+            return connection.getresponse().getheader("Set-Cookie").split(";")[0]
+
+        demo.cookie = cookie
+        return demo
+
+    yield start
+    for demo in served:
+        demo.close()
+
+
+@pytest.fixture
+def space(serve, tmp_path):
+    return serve(LocalStore(tmp_path))
 
 
 class Page(Visitor):
@@ -48,7 +64,8 @@ class Page(Visitor):
     def load(self) -> str:
         """Opens the page; the line that says what is known."""
         self.text, self.before = self.call("arrive", self.text, self.before)
-        _, _, self.text, _, line, *_ = self.call("resume", self.text)
+        self.shown = self.call("resume", self.text)
+        _, _, self.text, _, line, *_ = self.shown
         return line
 
     def take(self, session) -> list:
@@ -191,6 +208,45 @@ def test_where_nobody_can_sign_in_there_is_no_button_and_a_name_opens_nothing(ti
     assert buttons(demo) == [] and not demo.expects_oauth and len(buttons(space)) == 1
     assert not Door(None).takes("@session-1") and Door(None).key("@session-1", None) == "@session-1"
     assert {n.strip("/") for n in space.get_api_info()["named_endpoints"]} == set(ENDPOINTS)
+
+
+def test_fifty_at_once_on_the_hub_half_of_them_signed_in_lose_nothing_and_see_nobody_elses(serve, hub, rex, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    store = HubStore("me/sessions", tmp_path, api=HfApi(endpoint=hub.url, token="hf_writer"), interval=0.2)
+    space, seen, wrong = serve(store), {}, []
+    cookies = {f"thing{i}": space.cookie(f"user{i}") if i % 2 else "" for i in range(50)}
+
+    def visit(name, cookie):
+        try:
+            one = Page(space, cookie)
+            one.load()
+            two = one.again(cookie)  # another tab
+            one.take(renamed(rex, name))
+            two.take(renamed(rex, f"{name}b"))
+            fresh = one.again(cookie)
+            fresh.load()
+            seen[name] = fresh.text, json.dumps([fresh.shown, fresh.call("look", fresh.text), fresh.call("mine", fresh.text)])
+        except Exception as error:
+            wrong.append(f"{name}: {error!r}")
+
+    threads = [threading.Thread(target=visit, args=both) for both in cookies.items()]
+    for work in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            work(thread)
+    assert wrong == [] and len(seen) == 50
+    texts = [text for text, _ in seen.values()]
+    for name, (text, shown) in seen.items():
+        assert text == "@session-1" if cookies[name] else len(text) == 32
+        assert f";{name}b&" in shown and not [n for n in seen if n != name and (f";{n}&" in shown or f";{n}b&" in shown)]
+        assert not [t for t in texts if t != text and len(t) == 32 and t in shown]
+    store.close()
+    elsewhere = HubStore("me/sessions", tmp_path, api=HfApi(endpoint=hub.url, token="hf_writer"), interval=0.01)  # it commits what is left
+    for name, (text, _) in seen.items():
+        key = Owned(people_id(f"user{name.removeprefix('thing')}"), "session-1") if cookies[name] else text
+        until(lambda key=key: elsewhere.state(key).kind in ("", "saved"))
+        assert len(elsewhere.history(key)) == 2
+    elsewhere.close()
+    assert len({p.rsplit("/", 1)[0] for p in hub.head("me/sessions").tree if p.startswith("sessions/")}) == 50
 
 
 def test_free_names():
