@@ -279,6 +279,24 @@ def test_a_listing_that_a_commit_overtook_is_read_again(hub, opened, rex, tom, t
     assert_same(tom, store.load(KEY, tiny_base))
 
 
+def test_a_list_of_names_that_a_deletion_overtook_is_read_again(hub, opened, rex):
+    store, gone, stays = opened(), Owned("1", "gone"), Owned("1", "stays")
+    for key in (gone, stays):
+        store.save(key, rex)
+        saved(store, key)
+    ask = store._on_hub
+
+    def overtaken(*folder, **options):
+        answer = ask(*folder, **options)
+        if files_of(hub, gone):
+            store.delete(gone)
+            until(lambda: store.state(gone).kind != "saving")
+        return answer
+
+    store._on_hub = overtaken
+    assert store.named("1") == ["stays"]
+
+
 def test_what_is_known_is_not_asked_again_unless_somebody_else_wrote(hub, opened, rex, tom):
     store, another = opened(), opened(journal="another-machine")
     trees = lambda: [p for _, p in hub.seen if "/tree/" in p]  # noqa: E731

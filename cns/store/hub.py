@@ -91,12 +91,16 @@ class HubStore(LocalStore):
 
     def named(self, user: str) -> list[str]:
         folder = owner_folder(user)
-        there, _ = self._on_hub(folder, recursive=True)
-        newest = {Path(n).parent.name: Path(n).name for n in sorted(there, key=lambda n: Path(n).name)}
-        with self._lock:
-            newest = {n: v for n, v in newest.items() if not self._deleted(f"{folder}/{n}")}
-            newest |= {p.parent.name: p.name for p in sorted((self.folder / folder).glob("*/*.safetensors"), key=lambda p: p.name)}
-        return sorted(newest, key=newest.get, reverse=True)
+        while True:
+            head = self._head
+            there, _ = self._on_hub(folder, recursive=True)
+            with self._lock:
+                if self._head != head:  # a commit came between: what was listed is old
+                    continue
+                newest = {Path(n).parent.name: Path(n).name for n in sorted(there, key=lambda n: Path(n).name)}
+                newest = {n: v for n, v in newest.items() if not self._deleted(f"{folder}/{n}")}
+                newest |= {p.parent.name: p.name for p in sorted((self.folder / folder).glob("*/*.safetensors"), key=lambda p: p.name)}
+                return sorted(newest, key=newest.get, reverse=True)
 
     def load(self, key, base, version: str | None = None):
         return Store.load(self, key, base, version)
