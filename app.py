@@ -7,6 +7,7 @@ import sys
 
 import gradio as gr
 import spaces  # noqa: F401  before torch: ZeroGPU patches it
+from gradio.utils import get_space
 
 from cns.ui import LOOK, build
 
@@ -33,7 +34,7 @@ def opened(args):
         store = None if ON_SPACE and not args.store else open_store(args.store)
         if store:
             store.secret()
-        people = People() if store and ON_SPACE and os.environ.get("OAUTH_CLIENT_ID") else None  # elsewhere Gradio would sign everybody in as the owner
+        people = People() if store and get_space() and os.environ.get("OAUTH_CLIENT_ID") else None  # elsewhere Gradio would sign everybody in as the owner
         return load_base(args.base), store, people
     except (OSError, ValueError) as error:
         print(f"app.py: {error}", file=sys.stderr)

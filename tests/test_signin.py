@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import importlib
 import json
 import threading
 from types import SimpleNamespace
@@ -208,6 +209,22 @@ def test_where_nobody_can_sign_in_there_is_no_button_and_a_name_opens_nothing(ti
     assert buttons(demo) == [] and not demo.expects_oauth and len(buttons(space)) == 1
     assert not Door(None).takes("@session-1") and Door(None).key("@session-1", None) == "@session-1"
     assert {n.strip("/") for n in space.get_api_info()["named_endpoints"]} == set(ENDPOINTS)
+
+
+def test_the_app_lets_people_sign_in_only_on_a_space_with_a_store(tiny_base, tmp_path, monkeypatch):
+    """Elsewhere Gradio would sign everybody in as the owner, or not start at all."""
+    monkeypatch.setenv("CNS_STORE", str(tmp_path))
+    monkeypatch.setattr("cns.load_base", lambda _: tiny_base)
+    app = importlib.import_module("app")
+    space = {"SYSTEM": "spaces", "SPACE_ID": "me/cns", "OAUTH_CLIENT_ID": "id"}
+    for missing in ({}, {"SYSTEM"}, {"OAUTH_CLIENT_ID"}, {"CNS_STORE"}):
+        with monkeypatch.context() as patch:
+            patch.setattr(app, "ON_SPACE", True)
+            for name, value in space.items():
+                patch.setenv(name, value)
+            for name in missing:
+                patch.delenv(name)
+            assert bool(app.opened(app.options([]))[2]) == (not missing)
 
 
 def test_fifty_at_once_on_the_hub_half_of_them_signed_in_lose_nothing_and_see_nobody_elses(serve, hub, rex, tmp_path, monkeypatch):  # noqa: F811
