@@ -239,8 +239,14 @@ def norms(base) -> dict[str, float]:
         return {n: float(w.detach().float().norm()) for n, w in base.weights.items()}
 
 
+def by_gradient(c: Learned) -> bool:
+    """Whether a concept's neurons were chosen by its loss's gradient, which `Selector` cannot have again: its pictures are not kept."""
+    settings = c.stats.get("settings")
+    return isinstance(settings, dict) and settings.get("score") == "gradient"
+
+
 class Selector:
-    """Neurons at any thresholds, from what a session keeps. It has its own copy of the base's K and V, which nothing patches."""
+    """Neurons at any thresholds by the paper's score, from what a session keeps. It has its own copy of the base's K and V, which nothing patches."""
 
     def __init__(self, base, calibration: Callable[[], dict[str, Tensor]]):
         """`calibration()`: {layer: r [p, din]} of unrelated prompts, see `selection.calibration_rms`; asked once, when first needed."""

@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,10 +124,17 @@ def test_thresholds_move_the_funnel_and_the_overlap_and_touch_nothing(session, s
 
 
 def test_an_old_session_says_why_its_thresholds_cannot_move(session, selector):
-    from dataclasses import replace
-
     old = replace(session.concept("rex"), rms={})
     with pytest.raises(ValueError, match="`<rex>` was taught by a version .* teach it again"):
         selector.select(old, 0.2, 0.5)
     mixed = replace(session, concepts=(old, session.concept("tom")))
     assert selector.plots(mixed, "tom", 0.1, 0.5)[1].table[0][2] == sum(map(len, old.mask.values()))
+
+
+def test_whether_the_gradient_chose_is_known_and_said_on_the_page(session, tiny_base):
+    rex = session.concept("rex")
+    assert not inspection.by_gradient(rex)
+    chosen = taught(tiny_base, cns.Concept("max", "dog", [picture("blue")]), score="gradient").concept("max")
+    assert inspection.by_gradient(chosen)
+    for odd in ({}, {"settings": "gradient"}, {"settings": None}):
+        assert not inspection.by_gradient(replace(rex, stats=odd))

@@ -1,14 +1,19 @@
 """The "Own it" part of the running app: what is changed there is saved, in the history, and can be undone."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import picture, taught
+import torch
+from conftest import picture, taught, tiny_tokenizer
+from gradio_client import Client
 from test_keeping import Visitor, app, rex  # noqa: F401  fixtures
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 import cns
 from cns.export import export
+from cns.scores import Scorer
 from cns.store import pack
 
 
@@ -79,3 +84,31 @@ def test_a_bad_order_or_source_changes_nothing(tab, do, given, said):
     with pytest.raises(RuntimeError, match=said):
         tab.call(do, None, given, None, tab.key)
     assert whats(tab) == ["upload"]
+
+
+def tiny_clip():
+    """A CLIP of random weights."""
+    torch.manual_seed(0)
+    tok, small = tiny_tokenizer(), {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {**small, "vocab_size": len(tok), "max_position_embeddings": 16, "bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id}
+    clip = CLIPModel(CLIPConfig(text_config=words, vision_config={**small, "image_size": 32, "patch_size": 8}, projection_dim=8))
+    return Scorer(clip, tok, CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}))
+
+
+def test_forgetting_and_merging_show_the_clip_i_of_the_others_before_and_after(tab, tiny_base, monkeypatch):
+    monkeypatch.setattr(tiny_base, "scorer", tiny_clip())
+    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
+    session = taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first)
+    tab.call("take_in", tab.upload(pack(session)), None, tab.key)
+    tab.call("refresh", None, "")
+    page = tab.call("forgotten", None, "rex", None, tab.key)[0]
+    tom, settings = session.concept("tom"), cns.GenerateSettings(seed=session.concept("tom").stats["seed"])
+    scores = [tiny_base.scorer.clip_i(cns.generate(tiny_base, "a <tom> cat face", s, settings), tom.features) for s in (session, cns.forget(session, "rex"))]
+    assert re.findall(r"<figcaption>(before|after) CLIP-I (-?[0-9.]+)", page) == [("before", f"{scores[0]:.3f}"), ("after", f"{scores[1]:.3f}")]
+    tab.call("refresh", None, "")
+    page = tab.call("merged_file", None, tab.upload(pack(first)), None, tab.key)[0]
+    assert len(re.findall(r"<figcaption>(?:before|after) CLIP-I", page)) == 4 and "of them in both sessions" in page
+    program = Client(tab.url.removesuffix("/gradio_api"), verbose=False)
+    tab.call("take_in", tab.upload(pack(session)), None, tab.key)
+    lost = program.predict(tab.key, "rex", api_name="/forget")["lost"]
+    assert [(c["token"], c["clip_i_before"], c["clip_i_after"]) for c in lost] == [("<tom>", *map(pytest.approx, scores))]

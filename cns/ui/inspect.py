@@ -9,6 +9,10 @@ from . import gpu, html, owning, plots, probing
 from .common import Shared, spoken
 
 NOTHING = "Teach something first. Then this page shows which of the model's weights learned it, where they lie, and what the picture becomes without them."
+OTHER = (
+    "{}'s neurons were chosen by the gradient of its loss. That takes its pictures, which are not kept, so the sliders show what the paper's score would choose: "
+    "how many and where, not the same ones."
+)
 LINKED = """(session, name) => { const first = !window.cnsLinked; window.cnsLinked = true;
     return [session, first ? new URLSearchParams(location.search).get('concept') || '' : '']; }"""
 LINK = "(session, name, ...more) => { history.replaceState(null, '', '?concept=' + encodeURIComponent(name || '')); return [session, name, ...more]; }"
@@ -32,6 +36,7 @@ def build(base, store, shared: Shared) -> None:
                 )
                 rho = gr.Slider(0.02, 0.6, defaults.base_share, step=0.02, label="rho: base neurons", elem_id="rho")
                 gamma = gr.Slider(0, 1, defaults.general_share, step=0.05, label="gamma: general neurons", elem_id="gamma")
+                other = gr.HTML(elem_id="other-score")
                 as_taught = gr.Button("As taught", size="sm", elem_id="as-taught")
             with gr.Column(min_width=320):
                 overlap = gr.HTML()
@@ -66,7 +71,7 @@ def build(base, store, shared: Shared) -> None:
     @spoken
     def show(session, name, by):
         if not session or not name:
-            return "", "", "", "", "", "", defaults.base_share, defaults.general_share, ""
+            return "", "", "", "", "", "", defaults.base_share, defaults.general_share, "", ""
         s = session.concept(name).stats
         rows = [("base neurons", f"{s['base_neurons']:,}"), ("general, taken away", f"{s['general_removed']:,}"), ("concept neurons, trained", f"{s['neurons']:,}"),
                 ("of the model", f"{s['share_of_model']:.2%}"), ("shared with earlier concepts", f"{s['shared_with_earlier']:,}")]  # fmt: skip
@@ -78,6 +83,7 @@ def build(base, store, shared: Shared) -> None:
             defaults.base_share,
             defaults.general_share,
             "",
+            html.note(OTHER.format(f"<{name}>")) if inspection.by_gradient(session.concept(name)) else "",
         )
 
     def taught(session, name):
@@ -106,7 +112,7 @@ def build(base, store, shared: Shared) -> None:
         loud, silent = gpu.silence(session, name)
         return html.strip([(loud, "with its neurons"), (silent, "without them")], 176)
 
-    views = [numbers, funnel, overlap, growth, where, updates, rho, gamma, pair]
+    views = [numbers, funnel, overlap, growth, where, updates, rho, gamma, pair, other]
     shared.known.change(refresh, [shared.session, linked], [shared.tabs, nothing, page, name, *views], js=LINKED, api_visibility="private")
     name.input(show, [shared.session, name, by], views, js=LINK, api_visibility="private")
     gr.on(
