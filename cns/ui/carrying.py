@@ -55,7 +55,9 @@ def build(base, shared: Shared) -> None:
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     make.click(made, [shared.session, kind, rank], [file, error], api_visibility="private")
     send.click(pushed, [shared.session, kind, rank, repo, token, public], [pushed_to], api_visibility="private")
-    token.input(None, [token], [send], js="(token) => ({__type__: 'update', visible: !!token.trim()})", **quick)  # it stays in the browser until it is used
+    token.input(  # the token itself stays in the browser until it is used
+        lambda given: gr.update(visible=bool(given)), [token], [send], js="(token) => [token.trim() ? 'given' : '']", **quick
+    )
     kind.change(lambda k: (gr.update(visible=k == "lora"), gr.update(visible=False), ""), [kind], [rank, file, error], **quick)
     shared.known.change(lambda: (gr.update(visible=False), "", ""), None, [file, error, pushed_to], **quick)
 
