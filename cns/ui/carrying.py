@@ -55,7 +55,7 @@ def build(base, shared: Shared) -> None:
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     make.click(made, [shared.session, kind, rank], [file, error], api_visibility="private")
     send.click(pushed, [shared.session, kind, rank, repo, token, public], [pushed_to], api_visibility="private")
-    token.input(  # the token itself stays in the browser until it is used
+    token.change(  # fields of passwords tell no input; the token itself stays in the browser until it is used
         lambda given: gr.update(visible=bool(given)), [token], [send], js="(token) => [token.trim() ? 'given' : '']", **quick
     )
     kind.change(lambda k: (gr.update(visible=k == "lora"), gr.update(visible=False), ""), [kind], [rank, file, error], **quick)
