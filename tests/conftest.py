@@ -1,6 +1,14 @@
-"""Small real models for the tests: a tiny Stable Diffusion built from config, and the starter."""
+"""Small real models for the tests: a tiny Stable Diffusion built from config, and the starter. And the app in a browser, for a visitor."""
 
 import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -23,6 +31,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import cns
 from cns.base import Base, Card
+from cns.bench import ROOT
 from cns.starter.nets import tokenizer
 
 WORDS = ["a", "an", "photo", "of", "dog", "cat", "face", "small", "large", "on", "red", "blue", "teal", "background", "next", "to", "the", "picture", "drawing", "house", "tree"]
@@ -149,3 +158,90 @@ def assert_unchanged(base, before) -> None:
     assert now.keys() == before.keys()
     assert [n for n, t in before.items() if not torch.equal(t, now[n])] == []
     assert not any(p.requires_grad or p.grad is not None for p in base.denoiser.parameters())
+
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+NO_BROWSER = pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's `chromium`")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+MINUTES = 60_000  # ms
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """Address of `python app.py`, started as a user would."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    folder = tmp_path_factory.mktemp("app")
+    argv = [sys.executable, "app.py", "--port", str(port), "--store", str(folder / "store")]
+    with open(folder / "log", "w") as log, subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT) as process:
+        url = f"http://127.0.0.1:{port}/"
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(url, timeout=5).read()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.2)
+        yield url
+        process.terminate()
+        process.wait()
+    log = (folder / "log").read_text()
+    assert log.count("Traceback") == log.count("gradio.exceptions.Error: 'Value "), log  # Gradio prints what it says of a number out of range
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="no browser: pip install -r tests/requirements.txt")
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, app):
+    """A fresh visitor; the test fails when the console shows an error."""
+    with visitor(browser, app) as page:
+        yield page
+
+
+@contextmanager
+def visitor(browser, app, width=1280, height=900, **context):
+    """A page of its own at the app; AssertionError at the end when its console showed an error."""
+    context = browser.new_context(viewport={"width": width, "height": height}, **context)
+    page = context.new_page()
+    page.set_default_timeout(5 * MINUTES)  # on a busy machine a teaching of ten steps takes long
+    errors = []
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.goto(app)
+    page.locator("#ready button.thumbnail-item").first.wait_for()
+    yield page
+    context.close()
+    assert errors == [], "\n".join(errors)
+
+
+def pick(page, number):
+    """Click a ready concept and wait until its pictures are in."""
+    page.locator("#ready button.thumbnail-item").nth(number).click()
+    page.locator("#seen img").first.wait_for()
+
+
+def few_steps(page, steps=10):
+    page.get_by_role("button", name="Advanced").click()
+    field = page.locator("#steps input[type=number]")
+    field.fill(str(steps))
+    field.press("Tab")
+
+
+def toast(page, text):
+    page.get_by_text(re.compile(text)).first.wait_for()
+
+
+def teach_ready(page, number, steps=10):
+    pick(page, number)
+    few_steps(page, steps)
+    page.locator("#teach").click()
+    page.locator("#result h3").first.wait_for()

@@ -15,7 +15,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from test_browser import CHROMIUM, FLAGS, MINUTES, pick
+from conftest import CHROMIUM, FLAGS, MINUTES, pick
 
 from cns.bench import ROOT
 

@@ -3,98 +3,13 @@
 Needs Debian's `chromium` (or any Chrome named by CHROMIUM); without one every test here is skipped and says so.
 """
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import MINUTES, NO_BROWSER, few_steps, pick, picture, teach_ready, toast, visitor
 
-from cns.bench import ROOT
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's `chromium`")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-MINUTES = 60_000  # ms
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    """Address of `python app.py`, started as a user would."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    folder = tmp_path_factory.mktemp("app")
-    argv = [sys.executable, "app.py", "--port", str(port), "--store", str(folder / "store")]
-    with open(folder / "log", "w") as log, subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT) as process:
-        url = f"http://127.0.0.1:{port}/"
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(url, timeout=5).read()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.2)
-        yield url
-        process.terminate()
-        process.wait()
-    assert "Traceback" not in (folder / "log").read_text()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no browser: pip install -r tests/requirements.txt")
-    with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser, app):
-    """A fresh visitor; the test fails when the console shows an error."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(2 * MINUTES)
-    errors = []
-    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: errors.append(str(e)))
-    page.goto(app)
-    page.locator("#ready button.thumbnail-item").first.wait_for()
-    yield page
-    context.close()
-    assert errors == [], "\n".join(errors)
-
-
-def pick(page, number):
-    """Click a ready concept and wait until its pictures are in."""
-    page.locator("#ready button.thumbnail-item").nth(number).click()
-    page.locator("#seen img").first.wait_for()
-
-
-def few_steps(page, steps=10):
-    page.get_by_role("button", name="Advanced").click()
-    field = page.locator("#steps input[type=number]")
-    field.fill(str(steps))
-    field.press("Tab")
-
-
-def toast(page, text):
-    page.get_by_text(re.compile(text)).first.wait_for()
-
-
-def teach_ready(page, number, steps=10):
-    pick(page, number)
-    few_steps(page, steps)
-    page.locator("#teach").click()
-    page.locator("#result h3").first.wait_for()
+pytestmark = NO_BROWSER
 
 
 def test_the_whole_story_pick_teach_generate_inspect(page, app):
@@ -141,22 +56,6 @@ def test_the_whole_story_pick_teach_generate_inspect(page, app):
     assert page.locator("#result img").count() == 4
 
 
-def test_a_first_visitor_is_led_through_the_tabs_in_three_clicks(page):
-    few_steps(page)
-    assert page.locator("#guide-2").is_disabled() and page.locator("#guide-3").is_disabled()
-    page.locator("#guide-1").click()
-    page.locator("#result h3", has_text="<rex>").wait_for()
-    page.locator("#guide-2").click()
-    page.locator("#pictures img").first.wait_for()
-    assert page.locator("#prompt textarea").input_value() == "a <rex> dog face on a teal background"
-    page.locator("#guide-3").click()
-    page.locator("#silence").wait_for()
-    page.locator("#guide").wait_for(state="hidden")
-    page.reload()
-    page.locator("#knows", has_text="Knows").wait_for()
-    assert not page.locator("#guide").is_visible()
-
-
 def test_a_taken_name_is_offered_anew_and_starting_over_forgets(page):
     teach_ready(page, 5)
     page.locator("#teach").click()
@@ -183,17 +82,6 @@ def test_stop_and_keep_keeps_what_was_learned_so_far(page):
     assert "<candy>" in page.locator("#knows .cns-knows").inner_text()
 
 
-def test_an_error_leaves_the_earlier_pictures_in_place(page):
-    page.get_by_role("tab", name="Generate").click()
-    page.get_by_role("button", name="a small owl on a yellow background").click()
-    page.locator("#generate").click()
-    page.locator("#pictures img").first.wait_for()
-    page.locator("#prompt textarea").fill("a <max> dog face")
-    page.locator("#generate").click()
-    toast(page, "never taught")
-    assert page.locator("#pictures img").first.is_visible()
-
-
 def test_stop_and_discard_keeps_nothing(page):
     pick(page, 0)
     few_steps(page, 1000)
@@ -202,23 +90,6 @@ def test_stop_and_discard_keeps_nothing(page):
     page.locator("#stop-drop").click()
     page.get_by_text("nothing of it was kept").wait_for()
     assert page.locator("#knows .cns-knows").inner_text().startswith("Nothing taught yet")
-
-
-def test_bad_names_and_missing_pictures_are_said(page):
-    page.locator("#teach").click()
-    toast(page, "There is no image: give 1 to 10")
-    pick(page, 2)
-    name = page.locator("#name textarea, #name input")
-    name.fill("")
-    page.locator("#teach").click()
-    toast(page, "The name is empty")
-    name.fill("<b>x</b>")
-    page.locator("#teach").click()
-    toast(page, "has characters that a token cannot have")
-    name.fill("hoot")
-    page.locator("#word textarea, #word input").fill("qwertz")
-    page.locator("#teach").click()
-    toast(page, "is not one word to this base")
 
 
 def test_a_file_that_is_no_picture_is_refused_and_a_picture_is_seen(page, tmp_path):
@@ -231,23 +102,6 @@ def test_a_file_that_is_no_picture_is_refused_and_a_picture_is_seen(page, tmp_pa
     page.locator("#images input[type=file]").first.set_input_files(str(tmp_path / "mine.png"))
     page.locator("#seen img").first.wait_for()
     page.locator("#guess label").first.wait_for()
-
-
-def test_unknown_tokens_and_empty_prompts_are_said(page):
-    page.get_by_role("tab", name="Generate").click()
-    page.locator("#generate").click()
-    toast(page, "The prompt is empty")
-    page.locator("#prompt textarea").fill("a <max> dog face")
-    page.locator("#generate").click()
-    toast(page, "token|Token `<max>` was never taught")
-
-
-def test_what_the_model_cannot_read_is_said_under_the_picture(page):
-    page.get_by_role("tab", name="Generate").click()
-    page.locator("#prompt textarea").fill("an owl " + "and an owl " * 30 + "with a hat")
-    page.locator("#generate").click()
-    page.get_by_text("Too long for this model, not read:").wait_for()
-    assert page.locator("#drawn").inner_text().rstrip().endswith("with a hat")
 
 
 def test_bad_keys_files_regions_and_pictures_are_refused_and_nothing_is_lost(page, tmp_path):
@@ -300,15 +154,36 @@ def test_boxes_are_drawn_moved_and_taken_away_on_the_canvas(page):
     page.locator("#preview rect").wait_for(state="detached")
 
 
-def test_the_page_fits_a_phone_in_the_dark(browser, app):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
-    page = context.new_page()
-    page.goto(app)
-    page.locator("#ready button.thumbnail-item").first.wait_for()
-    for tab in ("Teach", "Generate", "Inspect Neurons"):
-        page.get_by_role("tab", name=tab).click()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    context.close()
+def test_three_steps_lead_a_first_visitor_through_the_tabs_by_keyboard_on_a_phone_in_the_dark(browser, app):
+    def step(number):
+        page.locator(f"#guide-{number}").press("Enter")
+        page.locator(f"#guide-{number}", has_text="\N{CHECK MARK}").wait_for()
+        assert page.locator("#guide").bounding_box()["y"] >= 0 and page.evaluate("document.documentElement.scrollWidth") <= 390
+
+    with visitor(browser, app, 390, 844, color_scheme="dark") as page:
+        few_steps(page)
+        assert page.locator("#guide-2").is_disabled() and page.locator("#guide-3").is_disabled()
+        step(1)
+        page.locator("#result h3", has_text="<rex> is learned").wait_for()
+        assert page.locator("#guide-1").is_disabled()
+        step(2)
+        assert "<rex>" in page.locator("#drawn").inner_text() and page.locator("#pictures img").count() == 4
+        step(3)
+        page.get_by_text("concept neurons, trained").wait_for()
+        again = page.context.new_page()
+        again.goto(app)
+        again.locator("#knows", has_text="<rex> dog face").wait_for(timeout=2 * MINUTES)
+        assert again.locator("#guide").is_hidden()
+
+
+def test_the_first_visits_strip_can_be_hidden_for_good(page, app):
+    page.locator("#guide-hide").press("Enter")
+    page.locator("#guide").wait_for(state="hidden")
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "tab"
+    again = page.context.new_page()
+    again.goto(app)
+    again.locator("#ready button.thumbnail-item").first.wait_for(timeout=2 * MINUTES)
+    assert again.locator("#guide").is_hidden()
 
 
 def test_a_session_survives_a_reload_is_undone_carried_and_deleted(page, browser, app, tmp_path):

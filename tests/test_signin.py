@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from conftest import CHROMIUM, MINUTES
 from huggingface_hub import HfApi, constants
-from test_browser import CHROMIUM, MINUTES, browser  # noqa: F401  a fixture
 from test_hub_store import until
 from test_keeping import Visitor, renamed, rex  # noqa: F401  a fixture
 from test_people import hub, people  # noqa: F401  a fixture

@@ -43,14 +43,22 @@ CSS = """
 #head { position: relative; }
 #start-over { position: absolute; right: 0; top: .35rem; width: 110px; z-index: 1; }
 #ready .caption-label { font-size: .7rem; padding: 1px 6px; max-width: calc(100% - 8px); right: 4px; bottom: 4px; }
-#kept { margin-top: -2.3rem; }
+#kept { margin-top: -2.3rem; min-height: 2.6rem; }
 #what-remains:not(:has(p)) { display: none; }
-#bring-back, #undo, #open-key, #open-name { align-self: center; }
+#bring-back, #undo, #open-key, #open-name, #rename, #forget, #reorder, #merge, #merge-file, #export, #exported { align-self: center; }
 #kept a { color: inherit; }
 #your-session { margin-bottom: .4rem; }
 #new-seed { align-self: flex-end; flex: 0 0 auto; margin-bottom: .6rem; }
+#price, #stops { height: 3rem; align-items: center; overflow: hidden; }
+#price p { margin: 0; }
+#guess { min-height: 86px; }
+#guess .wrap { flex-wrap: nowrap; overflow-x: auto; }
+#guess label { flex: 0 0 auto; }
+#seen { min-height: 120px; }
+#seen .cns-strip { display: grid; grid-template-columns: repeat(5, minmax(0, 88px)); }
+#seen figure { width: auto; }
 #queue { min-height: 1.2rem; height: 1.2rem; padding: 0; }
-:is(#queue, #drawn, #seen) [data-testid="status-tracker"]:has(.error) { display: none !important; } /* the message itself is enough */
+[data-testid="status-tracker"]:has(.error) { display: none !important; } /* the message itself is enough */
 .show-api-divider { display: none; }
 #silence { align-self: flex-start; width: auto; }
 button[role="tab"].selected { color: var(--body-text-color) !important; font-weight: 600; }
@@ -67,7 +75,7 @@ THEME = gr.themes.Default(
     link_text_color="*primary_600", link_text_color_hover="*primary_700", link_text_color_active="*primary_600", link_text_color_visited="*primary_600",
     link_text_color_dark="*primary_300", link_text_color_hover_dark="*primary_200", link_text_color_active_dark="*primary_300", link_text_color_visited_dark="*primary_300",
 )  # fmt: skip
-LOOK = {"theme": THEME, "css": CSS + guide.CSS + plots.CSS + probing.CSS, "head": plots.HEAD, "footer_links": ["gradio", "settings"]}
+LOOK = {"theme": THEME, "css": CSS + guide.CSS + plots.CSS + probing.CSS, "head": guide.HEAD + plots.HEAD, "footer_links": ["gradio", "settings"]}
 
 
 def build(base, store=None, concepts=None, people=None) -> gr.Blocks:
@@ -110,8 +118,7 @@ def build(base, store=None, concepts=None, people=None) -> gr.Blocks:
                 except (ValueError, OSError) as error:
                     note = f"Your earlier session was not opened: {error}"
             kept = mark("" if store else NO_STORE)
-            first = gr.update(visible=not session)
-            return session, secrets.token_hex(16), text, html.words(session), html.knows(session, base, note), kept, first, *teach.drafted(store, key)
+            return session, secrets.token_hex(16), text, html.words(session), html.knows(session, base, note), kept, *teach.drafted(store, key)
 
         @shared.keyed
         def start_over(run_id, key):
@@ -122,7 +129,7 @@ def build(base, store=None, concepts=None, people=None) -> gr.Blocks:
         # both in the queue: out of it, a changed gr.State does not fire its `change`
         states = [shared.session, shared.run, shared.key, shared.known, shared.line, shared.kept]
         loaded = signin.arriving(demo, door, store, shared) if people else demo.load
-        loaded(resume, [shared.key], [*states, steps.row, *shared.offer], show_progress="hidden", api_visibility="private")
+        loaded(resume, [shared.key], [*states, *shared.offer], show_progress="hidden", api_visibility="private")
         shared.restart.click(
             start_over, [shared.run, shared.key], states,
             js="(run, key) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run, key]; }",

@@ -25,6 +25,7 @@ class Shared:
     line: gr.HTML | None = None
     tabs: gr.Tabs | None = None
     restart: gr.Button | None = None  # asleep while something is being taught
+    lesson: gr.Button | None = None  # teaches the first thing: asleep then, and once anything is known
     kept: gr.State | None = None  # (a fresh mark, what `keep_session` said), changed with every save
     offer: tuple = ()  # the row and the words that offer a draft
     asleep: list = field(default_factory=list)  # more buttons that sleep then

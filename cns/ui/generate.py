@@ -29,7 +29,7 @@ def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
             chips(prompt, shared)
             with gr.Row():
                 count = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=120)
-                seed = gr.Number(0, label="Seed of the first; each next one adds 1", precision=0, minimum=0, min_width=120, elem_id="seed")
+                seed = gr.Number(0, label="Seed of the first", precision=0, minimum=0, min_width=120, elem_id="seed")
                 dice = gr.Button("New seed", size="sm", scale=0, min_width=90, elem_id="new-seed")
             bare = gr.Checkbox(label="Also draw the same seeds without what you taught", elem_id="bare")
             draw = gr.Button("Generate", variant="primary", elem_id="generate")
@@ -98,8 +98,8 @@ def options(base, shared: Shared, inputs) -> list:
             steps = gr.Slider(1, 100, base.steps, step=1, label="Steps", min_width=120)
             guidance = gr.Slider(0, 20, base.guidance, step=0.5, label="Guidance", min_width=120)
         with gr.Row():
-            image = gr.Image(label="A picture to start from", type="filepath", height=150, format="png", buttons=[], elem_id="start")
-            anew = gr.Slider(5, 100, 60, step=5, label="How much of it is drawn anew [%]", min_width=120)
+            image = gr.Image(label="A picture to start from", type="filepath", height=150, min_width=260, format="png", buttons=[], elem_id="start")
+            anew = gr.Slider(5, 100, 60, step=5, label="How much of it is drawn anew [%]", min_width=260)
     return [image, strengths, negative, steps, guidance, anew, together, *boxes]
 
 
@@ -113,10 +113,10 @@ def sliders(shared: Shared, strengths: gr.State, inputs) -> None:
         for words in known:
             name = words.split()[0].strip("<>")
             with gr.Row():
-                slider = gr.Slider(0, 100 * STRONGEST, 100, step=5, label=f"<{name}> [%]", min_width=160, scale=3, elem_id=f"strength-{name}")
-                strip = gr.Button("Draw 0, 50, 100, 150 %", size="sm", min_width=140, scale=1)
+                slider = gr.Slider(0, 100 * STRONGEST, 100, step=5, label=f"<{name}> [%]", min_width=160, scale=3, interactive=True, elem_id=f"strength-{name}")
+                strip = gr.Button("Draw 0, 50, 100, 150 %", size="sm", min_width=180, scale=1)
             drawn = gr.HTML()
-            slider.input(lambda v, kept, n=name: {**kept, n: v / 100}, [slider, strengths], [strengths], queue=False, show_progress="hidden", api_visibility="private")
+            slider.input(lambda v, kept, n=name: {**kept, n: v / 100}, [slider, strengths], [strengths], show_progress="hidden", api_visibility="private")
             strip.click(spoken(partial(sweep, name)), inputs(), [drawn], concurrency_id="draw", api_visibility="private")
 
     shared.known.change(dict, None, [strengths], queue=False, api_visibility="private")

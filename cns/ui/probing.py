@@ -14,6 +14,7 @@ PROBES = 9  # pictures of a probing with a concept to swap with
 CSS = """
 .cns-matrix { overflow-x: auto; }
 #probe { align-self: center; }
+#probed, #forgotten { min-height: 1.8rem; }
 .cns-matrix table { border-collapse: separate; border-spacing: 6px; border: 0; }
 .cns-matrix :is(th, td) { font-size: .8rem; font-weight: 400; text-align: center; vertical-align: middle; color: var(--body-text-color); border: 0; padding: 0; }
 .cns-matrix img { width: 84px; border-radius: 8px; display: block; border: 1px solid var(--border-color-primary); }
@@ -68,7 +69,7 @@ def build(shared: Shared, name: gr.Dropdown) -> None:
 
     shared.known.change(names, [shared.session], [other, probed, drawn], queue=False, api_visibility="private")
     name.change(lambda: "", None, [probed], queue=False, show_progress="hidden", api_visibility="private")
-    look = {"concurrency_id": "draw", "show_progress": "hidden", "api_visibility": "private"}
+    look = {"concurrency_id": "draw", "show_progress": "minimal", "api_visibility": "private"}  # says where in the queue it waits
     go.click(probe, [shared.session, name, other, seed], [probed], **look)
     matrix.click(remember, [shared.session], [drawn], **look)
 

@@ -106,12 +106,13 @@ def build(base) -> tuple[list, gr.Slider]:
         path.write_text(json.dumps([asdict(r) for r in regions(values)], indent=1))
         return str(path)
 
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}  # in the queue, where an error is a message and no failed request
+    quick = {"queue": False, **quiet}
     preset.input(choose, [preset, *values], [*parts, preview, files], **quick)
-    gesture.change(place, [gesture, *values], [*parts, preview, files], **quick)
-    load.upload(opened, [load], [preset, *parts, preview, files], **quick)
+    gesture.change(place, [gesture, *values], [*parts, preview, files], **quiet)
+    load.upload(opened, [load], [preset, *parts, preview, files], **quiet)
     gr.on([c.input for c in values], look, values, [preview], **quick)
-    save.click(kept, values, [save], **quick)
+    save.click(kept, values, [save], **quiet)
     return values, together
 
 

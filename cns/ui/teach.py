@@ -28,7 +28,7 @@ def ready_concepts(folder: Path) -> list[dict]:
 
 
 def build(base, store, shared: Shared, folder=None):
-    """Layout first, wiring below. Returns what teaches a ready thing, by name, after an event."""
+    """Layout first, wiring below. Returns what teaches a ready thing, by name and in so many steps at most, after an event."""
     ready = ready_concepts(folder or READY)
     defaults = TeachSettings.of(base)
     with gr.Row(visible=False, elem_id="draft") as offer:
@@ -53,19 +53,19 @@ def build(base, store, shared: Shared, folder=None):
             with gr.Row():
                 name = gr.Textbox(label="2. Name it", placeholder="rex", max_lines=1, max_length=64, elem_id="name")
                 word = gr.Textbox(label="What kind of thing?", placeholder="dog face", max_lines=1, max_length=64, elem_id="word")
-            guess = gr.Radio(label="Suggested from your pictures", visible=False, elem_id="guess")
+            guess = gr.Radio(label="Suggested from your pictures", visible=bool(base.scorer), elem_id="guess")
             with gr.Accordion("Advanced", open=False):
                 steps = gr.Slider(10, 1000, defaults.steps, step=10, label="Training steps", elem_id="steps")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             teach = gr.Button("3. Teach", variant="primary", elem_id="teach")
             price = gr.HTML(elem_id="price")
+            with gr.Row(visible=False, elem_id="stops") as stops:  # in the place of the price
+                keep = gr.Button(KEEP, size="sm", elem_id="stop-keep")
+                drop = gr.Button(DROP, size="sm", elem_id="stop-drop")
             paused = gr.State(None)
             with gr.Row(visible=False) as taken:
                 more = gr.Button("Teach it these pictures, too", size="sm", elem_id="more")
                 again = gr.Button(size="sm", elem_id="again")
-            with gr.Row(visible=False) as stops:
-                keep = gr.Button(KEEP, size="sm", elem_id="stop-keep")
-                drop = gr.Button(DROP, size="sm", elem_id="stop-drop")
             queue = gr.HTML(elem_id="queue")
             live = gr.HTML(html.empty("While it learns, you see here how far it is and how well it draws your thing."), elem_id="live")
             result = gr.HTML(elem_id="result")
@@ -76,12 +76,12 @@ def build(base, store, shared: Shared, folder=None):
     @spoken
     def view(files):
         if not files:
-            return html.empty("Your pictures, cropped to the square that it learns from."), gr.update(visible=False)
+            return html.empty("Your pictures, cropped to the square that it learns from."), gr.update(choices=[], value=None)
         pictures = [square(i, base.size) for i in load_images([path for path, _ in files])]
         fits = gpu.suggest(pictures)
-        return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None, visible=bool(fits))
+        return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None)
 
-    def run(files, name, word, steps, seed, session, run_id, key, paused_at, more=False):
+    def run(files, name, word, steps, seed, session, run_id, key, paused_at, more=False, most=None):
         concept = Concept(name, word, load_images([path for path, _ in files or []]))
         try:
             check(base, session, concept, more)
@@ -89,11 +89,13 @@ def build(base, store, shared: Shared, folder=None):
             yield {taken: gr.update(visible=True), again: f"Teach it as <{free_name(concept.name, session)}> instead"}
             raise
         gpu.clear(run_id)
-        keep_draft(store, key, files, name, word, int(steps), int(seed or 0))
-        settings = TeachSettings.of(base, steps=int(steps), seed=int(seed or 0))
-        busy = {**{b: gr.update(interactive=False) for b in (teach, shared.restart, *shared.asleep)}, stops: gr.update(visible=True), result: "", taken: gr.update(visible=False)}
-        idle = {**{b: gr.update(interactive=True) for b in (teach, shared.restart, *shared.asleep)}, stops: gr.update(visible=False), offer: gr.update(visible=False),
-                keep: gr.update(value=KEEP, interactive=True), drop: gr.update(value=DROP, interactive=True)}  # fmt: skip
+        steps = min(int(steps), most or int(steps))
+        keep_draft(store, key, files, name, word, steps, int(seed or 0))
+        settings = TeachSettings.of(base, steps=steps, seed=int(seed or 0))
+        asleep = teach, shared.restart, shared.lesson, *shared.asleep
+        busy = {**{b: gr.update(interactive=False) for b in asleep}, stops: gr.update(visible=True), price: gr.update(visible=False), result: "", taken: gr.update(visible=False)}
+        idle = {**{b: gr.update(interactive=True) for b in asleep}, shared.lesson: gr.update(interactive=not html.words(session)), stops: gr.update(visible=False),
+                price: gr.update(visible=True), offer: gr.update(visible=False), keep: gr.update(value=KEEP, interactive=True), drop: gr.update(value=DROP, interactive=True)}  # fmt: skip
         losses, preview = [], None
         progress = paused_at.progress if paused_at and paused_at.fits(session, concept, settings, more) else None
         events = gpu.learn(session, concept, settings, run_id, more, progress)
@@ -148,7 +150,7 @@ def build(base, store, shared: Shared, folder=None):
     guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
     teaching = {
         "fn": shared.keyed(run), "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key, paused],
-        "outputs": [teach, paused, taken, again, stops, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.kept, offer, *shared.asleep],
+        "outputs": [teach, paused, taken, again, stops, price, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.lesson, shared.kept, offer, *shared.asleep],
         "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
     }  # fmt: skip
     teach.click(**teaching)
@@ -160,12 +162,12 @@ def build(base, store, shared: Shared, folder=None):
     forget.click(discard, [shared.key], [offer], queue=False, api_visibility="private")
     shared.offer = offer, offered
 
-    def lesson(start, name_of_it: str):
+    def lesson(start, name_of_it: str, most: int):
         chosen = next((c for c in ready if c["name"] == name_of_it), ready[0])
         there = start.then(lambda: filled(chosen), None, [images, name, word], queue=False, api_visibility="private")
-        there.then(view, [images], [seen, guess], **look).then(**teaching)
+        there.then(view, [images], [seen, guess], **look).then(**{**teaching, "fn": shared.keyed(partial(run, most=most))})
 
-    gr.on(None, cost, [steps, shared.known], [price], queue=False, show_progress="hidden", api_visibility="private")
+    gr.on(None, cost, [steps, shared.known], [price], show_progress="hidden", api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
         button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
     return lesson
