@@ -2,10 +2,12 @@
 
 import re
 
-from test_browser import app, browser, page, pytestmark, teach_ready, toast  # noqa: F401  fixtures, and the mark that skips without a browser
+from conftest import NO_BROWSER, teach_ready, toast
+
+pytestmark = NO_BROWSER
 
 
-def test_strengths_tables_and_layouts_are_drawn_and_what_was_learned_is_carried_away_and_forgotten(page):  # noqa: F811
+def test_strengths_tables_and_layouts_are_drawn_and_what_was_learned_is_carried_away_and_forgotten(page):
     teach_ready(page, 5)
     page.get_by_role("tab", name="Generate").click()
     page.get_by_role("button", name="<rex> dog face", exact=True).click()
