@@ -153,7 +153,7 @@ def _score(stats) -> str:
 
 
 def _generate(args):
-    from . import GenerateSettings, Region, check_prompt, explain, generate, load_images, load_layout, save_layout, variations
+    from . import GenerateSettings, Region, Session, check_prompt, explain, generate, load_images, load_layout, save_layout, variations
     from .regions import arranged, check_words
 
     preset = arranged(args.preset, args.words) if args.preset or args.words else ()
@@ -164,6 +164,7 @@ def _generate(args):
     base, session = _open(args)
     if cut := check_prompt(base, session, args.prompt) + check_words(base, session, regions):
         print(f"cns generate: the prompt is too long, these words are not read: {' '.join(cut)}", file=sys.stderr)
+    (session or Session.new(base)).times(settings.strengths)
     columns = [("", settings)]
     if args.vary:
         what, values = variations.parse(args.vary)

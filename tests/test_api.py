@@ -3,6 +3,7 @@
 import asyncio
 import zipfile
 
+import numpy as np
 import pytest
 from conftest import picture
 from gradio_client import Client, handle_file
@@ -71,10 +72,14 @@ def test_a_program_draws_tables_layouts_and_where_words_acted(client, images):
     def open_(file):
         return Image.open(file["path"] if isinstance(file, dict) else file)
 
+    def apart(a, b):
+        """The largest difference of two pictures' values: pictures drawn in another batch may differ in rounding."""
+        return np.abs(np.asarray(open_(a), np.int16) - np.asarray(open_(b), np.int16)).max()
+
     cells = client.predict("a <rex> dog", "rex", key, seeds=2, seed=7, steps=2, api_name="/vary")
     assert [(c["seed"], c["value"]) for c in cells] == [(s, v) for s in (7, 8) for v in (0, 0.5, 1, 1.5)]
     alone = client.predict("a <rex> dog", key, seed=8, steps=2, strengths={"rex": 1.5}, api_name="/generate")[0]
-    assert open_(cells[-1]["file"]).tobytes() == open_(alone).tobytes() != open_(cells[3]["file"]).tobytes()
+    assert apart(cells[-1]["file"], alone) <= 2 < apart(cells[3]["file"], alone)
     cells = client.predict("a dog", "image_strength", values=[0.5, 1], image=images[0], steps=4, api_name="/vary")
     assert [(c["seed"], c["value"]) for c in cells] == [(0, 0.5), (0, 1)]
     boxes = client.predict(api_name="/layouts")
@@ -83,7 +88,7 @@ def test_a_program_draws_tables_layouts_and_where_words_acted(client, images):
     seen = client.predict("a house", key, seed=7, steps=2, regions=regions, api_name="/attention")
     assert [w["word"] for w in seen["words"]] == ["a", "house", "a", "<rex>", "dog", "a", "cat"]
     drawn = client.predict("a house", key, seed=7, steps=2, regions=regions, api_name="/generate")[0]
-    assert open_(seen["picture"]).tobytes() == open_(drawn).tobytes()
+    assert apart(seen["picture"], drawn) <= 2
     assert open_(seen["words"][3]["file"]).size == (32, 32) and open_(seen["words"][3]["file"]).tobytes() != open_(seen["words"][6]["file"]).tobytes()
 
 
