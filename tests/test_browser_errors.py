@@ -164,17 +164,16 @@ def test_a_damaged_session_file_is_refused_here_and_where_it_would_be_added(page
     page.get_by_role("button", name="Your session").click()
 
 
-def test_an_order_that_leaves_one_out_is_said(page):
+@pytest.mark.parametrize(
+    ("field", "bad", "good", "button", "said"),
+    [
+        ("#order", "tom", "rex", "#reorder", "The order `tom` does not name every concept once: taught are `rex`"),
+        ("#new-name", "Rex", "", "#rename", "`<rex>` was already taught"),
+    ],
+)
+def test_an_order_that_leaves_one_out_and_a_name_that_is_taken_are_said(page, field, bad, good, button, said):
     tab(page, "Inspect Neurons")
-    fill(page, "#order", "tom")
-    page.locator("#reorder").click()
-    toast(page, "The order `tom` does not name every concept once: taught are `rex`")
-    fill(page, "#order", "rex")
-
-
-def test_a_name_that_is_taken_cannot_be_given_by_renaming(page):
-    tab(page, "Inspect Neurons")
-    fill(page, "#new-name", "Rex")
-    page.locator("#rename").click()
-    toast(page, "`<rex>` was already taught")
-    fill(page, "#new-name", "")
+    fill(page, field, bad)
+    page.locator(button).click()
+    toast(page, said)
+    fill(page, field, good)

@@ -1,4 +1,4 @@
-"""The small search that chose each method's learning rate: the same rates around its own, on a stream that the benchmark does not use."""
+"""A small search for each method's learning rate: below and above its own, on things that streams of up to 17 do not use."""
 
 from dataclasses import replace
 
@@ -11,13 +11,13 @@ from .report import scores
 from .scoring import Plan
 
 FACTORS = (0.3, 1.0, 3.0)
-STREAM_ENDS = 3  # so many concepts from the end of the stream of 20: the streams of up to 17 hold none of them
+THINGS = 3  # taught, from the end of the stream
 LOOK = Plan(prompts=4, seeds=1, drift=4, pairs=1, triples=1)
 
 
 def search(base, names: tuple[str, ...], steps: int | None) -> dict[str, dict[float, dict[str, float]]]:
     """{method: {rate: scores after the last concept}}, the untaught base left out as it learns nothing."""
-    concepts, found = stream(len(STREAM), 0)[-STREAM_ENDS:], {}
+    concepts, found = stream(len(STREAM), 0)[-THINGS:], {}
     names = [n for n in names if n != "base"]
     with tqdm(total=len(names) * len(FACTORS) * len(concepts), unit="concept") as bar:
         for name in names:

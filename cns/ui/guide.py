@@ -17,7 +17,11 @@ WORDS = '<p class="cns-note"><b>Try it in three steps</b></p>'
 HEAD = """<script>
 window.cnsBeen = () => { try { localStorage.setItem("cns-been", "yes"); } catch {} };
 try { if (localStorage.getItem("cns-been")) document.documentElement.classList.add("cns-been"); } catch {}
-window.cnsShow = (id) => document.querySelector(id).scrollIntoView({ block: innerWidth > 640 ? "nearest" : "start" });
+window.cnsShow = (id, looks = 40) => { // a tab's parts come a moment after it is chosen
+  const place = document.querySelector(id);
+  if (place) place.scrollIntoView({ block: innerWidth > 640 ? "nearest" : "start" });
+  else if (looks) setTimeout(() => cnsShow(id, looks - 1), 50);
+};
 </script>"""
 HIDE = """() => { cnsBeen(); document.documentElement.classList.add("cns-been"); document.querySelector('[role="tab"][aria-selected="true"]').focus(); }"""
 CSS = """
