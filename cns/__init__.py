@@ -2,7 +2,7 @@
 
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
-Modules, in reading order: `images`, `families`, `devices`, `text`, `base`, `concept`, `attention`, `selection`, `delta`, `fair`, `files`, `trust`, `session`,
+Modules, in reading order: `images`, `families`, `devices`, `text`, `base`, `concept`, `attention`, `selection`, `factored`, `delta`, `fair`, `files`, `trust`, `session`,
 `regions`, `generation`, `variations`, `memory`, `parallel`, `teaching`, `owning`, `export`, `scores`, `inspection`, `probing`, `figures`, `store`, `bench`; `starter` makes the embedded
 base; `ui` is the app; `__main__` the shell.
 """

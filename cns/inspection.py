@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .selection import general_count, importance, layer_of, top
+from .factored import restored
+from .selection import general_count, importance, layer_of, select_sensitive, top
 from .session import Learned, Session
 
 COLOURS = ("#3f7de0", "#c27a22", "#3d9166", "#b0559a", "#7c6fd6", "#cf5650", "#2f93a8", "#7489ad")  # 3:1 on light and on dark pages
@@ -239,14 +240,8 @@ def norms(base) -> dict[str, float]:
         return {n: float(w.detach().float().norm()) for n, w in base.weights.items()}
 
 
-def by_gradient(c: Learned) -> bool:
-    """Whether a concept's neurons were chosen by its loss's gradient, which `Selector` cannot have again: its pictures are not kept."""
-    settings = c.stats.get("settings")
-    return isinstance(settings, dict) and settings.get("score") == "gradient"
-
-
 class Selector:
-    """Neurons at any thresholds by the paper's score, from what a session keeps. It has its own copy of the base's K and V, which nothing patches."""
+    """Neurons at any thresholds by the score that chose them, from what a session keeps. It has its own copy of the base's K and V, which nothing patches."""
 
     def __init__(self, base, calibration: Callable[[], dict[str, Tensor]]):
         """`calibration()`: {layer: r [p, din]} of unrelated prompts, see `selection.calibration_rms`; asked once, when first needed."""
@@ -270,8 +265,9 @@ class Selector:
                 f"`{c.token}` was taught by a version that did not keep what it was selected by: teach it again to move its thresholds"
             )
         index, counts = {}, {}
+        sensitive = select_sensitive({n: restored(c.gradients[n], w.shape) for n, w in self.weights.items()}, rho) if c.gradients else {}
         for n, w in self.weights.items():
-            strong = top(importance(w.float(), c.rms[layer_of(n)]), rho)
+            strong = sensitive[n] if sensitive else top(importance(w.float(), c.rms[layer_of(n)]), rho)
             chosen = strong & (self._counts(rho)[n] < gamma * len(self._calibration()[layer_of(n)]))
             index[n], counts[n] = chosen.flatten().nonzero().squeeze(1), [int(strong.sum()), int(chosen.sum()), w.numel()]
         return index, counts

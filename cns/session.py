@@ -48,6 +48,7 @@ class Learned:
     stats: dict = field(default_factory=dict)
     shared: dict[str, Tensor] = field(default_factory=dict)  # its increments, float32, at the entries of its mask that others use too
     rms: dict[str, Tensor] = field(default_factory=dict)  # r [din] per layer, see `selection`: what the masks were chosen by; empty in old sessions
+    gradients: dict[str, Tensor] = field(default_factory=dict)  # [dout + din] per weight, see `factored`, where the gradient chose; else empty
 
     @property
     def token(self) -> str:
@@ -166,6 +167,7 @@ class Session:
                 out[f"concept/{i}/mask/{n}"] = pack(torch.isin(self.delta.indices[n], index))
             out |= {f"concept/{i}/shared/{n}": own for n, own in c.shared.items()}
             out |= {f"concept/{i}/rms/{layer}": r for layer, r in c.rms.items()}
+            out |= {f"concept/{i}/gradient/{n}": g for n, g in c.gradients.items()}
         return {k: v.contiguous() for k, v in out.items()}
 
     def parts(self) -> tuple[dict, dict[str, Tensor]]:
@@ -249,7 +251,9 @@ def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> S
             raise ValueError(f"the increments of `{c['name']}` are not finite numbers")
         rms = {layer: tensors[f"concept/{i}/rms/{layer}"] for layer in base.layers if f"concept/{i}/rms/{layer}" in tensors}
         trust.check_rms(rms, base)
-        concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"], shared, rms))
+        gradients = {n: tensors[f"concept/{i}/gradient/{n}"] for n in base.weights if f"concept/{i}/gradient/{n}" in tensors}
+        trust.check_gradients(gradients, base)
+        concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"], shared, rms, gradients))
     session = replace(head, concepts=tuple(concepts), delta=SparseDelta(indices, values), general=general)
     _check_sums(session)
     return session

@@ -25,6 +25,7 @@ from torch import Tensor
 from . import parallel
 from .concept import Concept, check
 from .delta import trainable, written
+from .factored import factored
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
@@ -81,7 +82,7 @@ class Progress:
     vector: Tensor  # [din]
     index: dict[str, Tensor]  # by weight name: the concept's neurons, flat int32 [k]
     update: Tensor  # u, what is trained, there, float32 [k in all]
-    found: tuple[dict, dict, dict]  # the selection's funnel, general masks and rms
+    found: tuple[dict, dict, dict, dict]  # the selection's funnel, general masks, rms and factored gradients
     optimizer: dict  # AdamW's state
     generator: Tensor  # the random numbers' state
 
@@ -171,9 +172,10 @@ class Teaching:
             held = self._held() if settings.response else None
         if progress:
             self.index = {n: i.long() for n, i in progress.index.items()}
-            self.funnel, self.general, self.rms = progress.found
+            self.funnel, self.general, self.rms, self.factors = progress.found
         elif self.known:
-            self.index, self.funnel, self.general, self.rms = self.known.mask, self.known.stats["funnel"], session.general, self.known.rms
+            self.index, self.funnel, self.general = self.known.mask, self.known.stats["funnel"], session.general
+            self.rms, self.factors = self.known.rms, self.known.gradients
         else:
             masks = choose(base, selection.concept) if choose else selection.concept
             self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in masks.items()}  # flat int64 [k]
@@ -195,7 +197,7 @@ class Teaching:
     def progress(self, stopped: bool, seconds: float) -> Progress:
         """All that `_resume` needs."""
         index = {n: i.int() for n, i in self.index.items()}
-        state = self.vector, index, self.update, (self.funnel, self.general, self.rms), self.optimizer.state_dict(), self.generator.get_state()
+        state = self.vector, index, self.update, (self.funnel, self.general, self.rms, self.factors), self.optimizer.state_dict(), self.generator.get_state()
         return Progress(self.step, stopped, self.loss, seconds, *copied(state))
 
     def _resume(self, progress: Progress):
@@ -230,7 +232,9 @@ class Teaching:
             masks = select_general(base, s.base_share, s.general_share)
         vectors = {k: v.detach() for k, v in self.vectors.items()}
         self.rms = concept_rms(base, self.latents, self.prompts, vectors, torch.Generator().manual_seed(s.seed))
-        chosen = select_sensitive(self._gradients(), s.base_share) if s.score == "gradient" else select_base(base, self.rms, s.base_share)
+        gradients = self._gradients() if s.score == "gradient" else {}
+        self.factors = {n: factored(g) for n, g in gradients.items()}
+        chosen = select_sensitive(gradients, s.base_share) if gradients else select_base(base, self.rms, s.base_share)
         return Selection(chosen, masks)
 
     def _gradients(self, batches: int = 10) -> dict[str, Tensor]:
@@ -319,7 +323,7 @@ class Teaching:
         }  # fmt: skip
         learned = Learned(
             concept.name, concept.class_word, self.vector.detach().cpu().clone(), self.index, picture, features, stats,
-            rms={layer: r.cpu() for layer, r in self.rms.items()},
+            rms={layer: r.cpu() for layer, r in self.rms.items()}, gradients=self.factors,
         )
         parts = {c.name: self.session.increments(c.name) for c in self.session.concepts}
         parts[concept.name] = self._increments(parts.get(concept.name))

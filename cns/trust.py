@@ -34,7 +34,7 @@ def check_names(tensors: dict[str, Tensor], count: int, base) -> None:
             number, _, rest = rest.partition("/")
             known = re.fullmatch("0|[1-9][0-9]{0,3}", number) and int(number) < count
             kind, _, at = rest.partition("/")
-            known = known and (rest in ("vector", "features", "picture") or at in {"mask": base.weights, "shared": base.weights, "rms": base.layers}.get(kind, ()))
+            known = known and (rest in ("vector", "features", "picture") or at in {"mask": base.weights, "shared": base.weights, "rms": base.layers, "gradient": base.weights}.get(kind, ()))
         else:
             known = (kind == "general" and rest in base.weights) or (kind == "delta" and re.sub("/(index|value)$", "", rest) in base.weights)
         if not known:
@@ -99,6 +99,16 @@ def check_rms(rms: dict[str, Tensor], base) -> None:
         wide = base.layers[layer].to_k.in_features
         if r.dtype != torch.float32 or r.shape != (wide,) or not torch.isfinite(r).all() or (r < 0).any():
             raise ValueError(f"what a concept was selected by at `{layer}` is not {wide} finite numbers from 0 up")
+
+
+def check_gradients(gradients: dict[str, Tensor], base) -> None:
+    """Row and column factors [dout + din], finite and not negative, for every weight or for none."""
+    if gradients and gradients.keys() != base.weights.keys():
+        raise ValueError(f"the gradients a concept was selected by cover {len(gradients)} of {len(base.weights)} weights")
+    for n, g in gradients.items():
+        size = sum(base.weights[n].shape)
+        if g.dtype != torch.float32 or g.shape != (size,) or not torch.isfinite(g).all() or (g < 0).any():
+            raise ValueError(f"the gradient a concept was selected by at `{n}` is not {size} finite numbers from 0 up")
 
 
 def _finite(value) -> bool:

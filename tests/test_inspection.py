@@ -9,6 +9,7 @@ from conftest import picture, taught
 
 import cns
 from cns import inspection
+from cns.factored import factored, restored
 from cns.inspection import Selector
 from cns.selection import calibration_rms
 
@@ -131,10 +132,20 @@ def test_an_old_session_says_why_its_thresholds_cannot_move(session, selector):
     assert selector.plots(mixed, "tom", 0.1, 0.5)[1].table[0][2] == sum(map(len, old.mask.values()))
 
 
-def test_whether_the_gradient_chose_is_known_and_said_on_the_page(session, tiny_base):
-    rex = session.concept("rex")
-    assert not inspection.by_gradient(rex)
-    chosen = taught(tiny_base, cns.Concept("max", "dog", [picture("blue")]), score="gradient").concept("max")
-    assert inspection.by_gradient(chosen)
-    for odd in ({}, {"settings": "gradient"}, {"settings": None}):
-        assert not inspection.by_gradient(replace(rex, stats=odd))
+def test_by_gradient_the_sliders_choose_nearly_what_was_taught_and_the_papers_score_does_not(tiny_base, selector, tmp_path):
+    session = taught(tiny_base, cns.Concept("max", "dog", [picture("blue")]), score="gradient", base_share=0.2)
+    session.save(tmp_path)
+    c, s = cns.Session.load(tmp_path, tiny_base).concept("max"), cns.TeachSettings()
+
+    def found(chosen):
+        return sum(int(torch.isin(i, chosen[n]).sum()) for n, i in c.mask.items()) / sum(map(len, c.mask.values()))
+
+    nearly, otherwise = (found(selector.select(x, 0.2, s.general_share)[0]) for x in (c, replace(c, gradients={})))
+    assert nearly > 0.75 and nearly > 1.5 * otherwise
+    few, many = (sum(k[0] for k in selector.select(c, rho, 0.5)[1].values()) for rho in (0.1, 0.3))
+    assert few == pytest.approx(many / 3, rel=0.01)
+
+
+def test_factors_of_a_product_give_it_back():
+    g = torch.rand(5, 1) * torch.rand(1, 3)
+    assert torch.allclose(restored(factored(g), g.shape), g, atol=1e-6)

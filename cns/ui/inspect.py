@@ -9,9 +9,9 @@ from . import gpu, html, owning, plots, probing
 from .common import Shared, spoken
 
 NOTHING = "Teach something first. Then this page shows which of the model's weights learned it, where they lie, and what the picture becomes without them."
-OTHER = (
-    "{}'s neurons were chosen by the gradient of its loss. That takes its pictures, which are not kept, so the sliders show what the paper's score would choose: "
-    "how many and where, not the same ones."
+NEARLY = (
+    "{}'s neurons were chosen by the gradient of its loss, of which the session keeps the rows' and the columns' means: between them the sliders choose nearly, "
+    "not exactly, what the gradient would."
 )
 LINKED = """(session, name) => { const first = !window.cnsLinked; window.cnsLinked = true;
     return [session, first ? new URLSearchParams(location.search).get('concept') || '' : '']; }"""
@@ -32,7 +32,7 @@ def build(base, store, shared: Shared) -> None:
                 funnel = gr.HTML()
                 gr.Markdown(
                     "**Other thresholds.** Nothing is trained here: the sliders choose neurons anew, as if the concepts had been taught so. rho is the share of "
-                    "each matrix that counts as strong, gamma the share of unrelated prompts that makes a neuron general."
+                    "each matrix (by gradient: of all of them together) that counts as strong, gamma the share of unrelated prompts that makes a neuron general."
                 )
                 rho = gr.Slider(0.02, 0.6, defaults.base_share, step=0.02, label="rho: base neurons", elem_id="rho")
                 gamma = gr.Slider(0, 1, defaults.general_share, step=0.05, label="gamma: general neurons", elem_id="gamma")
@@ -83,7 +83,7 @@ def build(base, store, shared: Shared) -> None:
             defaults.base_share,
             defaults.general_share,
             "",
-            html.note(OTHER.format(f"<{name}>")) if inspection.by_gradient(session.concept(name)) else "",
+            html.note(NEARLY.format(f"<{name}>")) if session.concept(name).gradients else "",
         )
 
     def taught(session, name):
