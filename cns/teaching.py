@@ -5,7 +5,7 @@ Only the concept neurons M_n and the token's embedding are trained, on
     L = E || target - f(z_t, t, text) ||^2
         + lambda_1 || M_<n * M_n * (W - W_{n-1}) ||^2 + lambda_2 || M_n * (W - W_0) ||^2,
 
-with every update W - W_{n-1} kept out of what calibration and earlier concepts' prompts answer to (see `response`).
+with every update W - W_{n-1} kept out of what unrelated and earlier concepts' prompts answer to (see `response`).
 
 The base is patched only within a slice of steps: whenever this generator is suspended, the base is bit for bit itself, so
 several visitors can share it, and a generator that is dropped leaves nothing behind. A teaching can also be cut into calls
@@ -50,7 +50,7 @@ class TeachSettings:
     general_share: float = 0.5  # gamma: share of calibration prompts that makes a neuron general, 0 to 1
     lambda_previous: float = 0.0  # lambda_1: ties neurons shared with earlier concepts to where they were
     lambda_base: float = 0.0  # lambda_2: ties the neurons to the base
-    response: float = 100.0  # mu: how still the response to calibration and earlier prompts is held; 0: not at all
+    response: float = 100.0  # mu: how still the response to unrelated and earlier prompts is held; 0: not at all
     seed: int = 0
     preview_every: int = 50  # steps between preview pictures; 0: none
     noise_bias: float = 1.0  # t = T u^bias, u uniform: under 1 favours high noise, where a prompt decides what is drawn
@@ -244,10 +244,11 @@ class Teaching:
         return {n: (t / batches).sqrt() for n, t in total.items()}
 
     def _held(self) -> Tensor:
-        """C [din, din]: one half calibration prompts, the other what the earlier concepts may be called."""
+        """C [din, din]: one half unrelated prompts and what things of any class are called, the other what the earlier concepts may be called."""
         card, vectors = self.base.card, self.session.vectors
+        any_class = [t.format(word) for word in card.class_words for t in card.templates]
         earlier = [t.format(c.words) for c in self.session.concepts if c is not self.known for t in (*card.templates, *card.scenes)]
-        parts = [second_moment(self.base, list(p), vectors) for p in (card.calibration, earlier) if p]
+        parts = [second_moment(self.base, prompts, vectors) for prompts in ([*card.calibration, *any_class], earlier) if prompts]
         return sum(parts) / len(parts)
 
     @contextmanager
