@@ -12,6 +12,7 @@ several visitors can share it, and a generator that is dropped leaves nothing be
 that may run in different processes: what each comes to travels in its last event.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -246,7 +247,8 @@ class Teaching:
     def _held(self) -> Tensor:
         """C [din, din]: one half unrelated prompts and what things of any class are called, the other what the earlier concepts may be called."""
         card, vectors = self.base.card, self.session.vectors
-        any_class = [t.format(word) for word in card.class_words for t in card.templates]
+        any_class = [t.format(word) for word in card.class_words for t in (*card.templates, *card.scenes)]
+        any_class = random.Random(0).sample(any_class, min(400, len(any_class)))
         earlier = [t.format(c.words) for c in self.session.concepts if c is not self.known for t in (*card.templates, *card.scenes)]
         parts = [second_moment(self.base, prompts, vectors) for prompts in ([*card.calibration, *any_class], earlier) if prompts]
         return sum(parts) / len(parts)
