@@ -67,6 +67,7 @@ class Base:
         self.id, self.size, self.steps, self.guidance, self.class_words = card.id, card.size, card.steps, card.guidance, card.class_words
         self.lock = FairLock()
         self.general: dict[tuple, dict[str, Tensor]] = {}  # general masks already found, by what was asked, see `selection`
+        self.unrelated: Tensor | None = None  # what unrelated prompts answer to, once found, see `response`
         self.layers: dict[str, nn.Module] = self.family.layers(self.denoiser)
         self.weights: dict[str, nn.Parameter] = {
             f"{n}.{p}.weight": getattr(m, p).weight for n, m in self.layers.items() for p in self.family.projections

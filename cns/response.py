@@ -10,6 +10,8 @@ mu = 0 nothing is held; as mu grows this becomes the projection onto the null sp
 Null Space of Feature Covariance for Continual Learning", 2021), but what the entries can still say is found exactly.
 """
 
+import random
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,15 @@ def second_moment(base, prompts: list[str], vectors, chunk: int = 64) -> Tensor:
         x = base.projected(encode(base, prompts[start : start + chunk], vectors)[0]).flatten(0, 1).float()
         total = total + x.T @ x
     return total * len(total) / total.trace()
+
+
+def unrelated(base) -> Tensor:
+    """C [din, din] of the calibration prompts and of 400 captions of any class's things; found once for a base, which never changes."""
+    if base.unrelated is None:
+        card = base.card
+        any_class = [t.format(word) for word in card.class_words for t in (*card.templates, *card.scenes)]
+        base.unrelated = second_moment(base, [*card.calibration, *random.Random(0).sample(any_class, min(400, len(any_class)))], {})
+    return base.unrelated
 
 
 def stacked(index: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
@@ -42,7 +53,7 @@ class Still:
         index = index.to(c.device)
         _, rows, count = torch.unique(index // len(c), return_inverse=True, return_counts=True)
         places = torch.arange(len(index), device=c.device) - (count.cumsum(0) - count)[rows]
-        sizes = 2 ** count.double().log2().ceil().long()  # rows of about as many entries are inverted together
+        sizes = (count + 15) // 16 * 16  # rows of about as many entries are inverted together
         self.parts = []
         for size in sizes.unique().tolist():
             own = (sizes[rows] == size).nonzero().squeeze(1)
@@ -51,7 +62,8 @@ class Still:
             columns[row, places[own]] = index[own] % len(c)
             real = columns >= 0
             held = mu * c[columns[:, :, None], columns[:, None]] * (real[:, :, None] & real[:, None])
-            self.parts.append((own, row, places[own], torch.linalg.inv(held + torch.eye(size, device=c.device))))  # [rows, size, size]
+            factor = torch.linalg.cholesky(held + torch.eye(size, device=c.device))
+            self.parts.append((own, row, places[own], torch.cholesky_inverse(factor)))  # [rows, size, size]
 
     def __call__(self, u: Tensor) -> Tensor:
         """dW [k] of u [k]; also the gradient by u of the gradient by dW."""

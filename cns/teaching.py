@@ -12,7 +12,6 @@ several visitors can share it, and a generator that is dropped leaves nothing be
 that may run in different processes: what each comes to travels in its last event.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,12 +29,13 @@ from .factored import factored
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
-from .response import Still, second_moment, stacked
+from .response import Still, second_moment, stacked, unrelated
 from .selection import Selection, concept_rms, select_base, select_general, select_sensitive
 from .session import Learned, Session, pack, unpack
 from .text import read
 
 SLICE = 0.5  # seconds between events, about
+LOOKS = 5  # batches that the gradient is taken of to choose neurons by
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class TeachEvent:
     preview: Image.Image | None = None
     session: Session | None = None  # only with "done", as all below
     learned: Learned | None = None  # this concept in it
-    memories: tuple[Memory, ...] = ()
+    memories: tuple[Memory, ...] = ()  # of the other concepts
     before: Image.Image | None = None  # what the base drew for the class word from the same seed
     progress: Progress | None = None  # only with "pause"
 
@@ -147,7 +147,7 @@ def teach(
     yield TeachEvent("remember", run.step, settings.steps, run.loss)
     new, before = run.finish(time.monotonic() - began)
     memories = []
-    for learned in new.concepts:
+    for learned in (c for c in new.concepts if c.name != concept.name):
         memories.append(recall(base, new, learned))
         yield TeachEvent("remember", run.step, settings.steps, run.loss)
     yield TeachEvent("done", run.step, settings.steps, run.loss, 0.0, None, new, new.concept(concept.name), tuple(memories), before)
@@ -238,20 +238,18 @@ class Teaching:
         chosen = select_sensitive(gradients, s.base_share) if gradients else select_base(base, self.rms, s.base_share)
         return Selection(chosen, masks)
 
-    def _gradients(self, batches: int = 10) -> dict[str, Tensor]:
+    def _gradients(self, batches: int = LOOKS) -> dict[str, Tensor]:
         """Root mean squared gradient [dout, din] of the loss on the concept's pictures, by weight name, before anything is learned."""
         vectors = {k: v.detach() for k, v in self.vectors.items()}
         total = squared_gradients(self.base, self.base.weights, self.latents, self.captions, vectors, self.settings, batches)
         return {n: (t / batches).sqrt() for n, t in total.items()}
 
     def _held(self) -> Tensor:
-        """C [din, din]: one half unrelated prompts and what things of any class are called, the other what the earlier concepts may be called."""
-        card, vectors = self.base.card, self.session.vectors
-        any_class = [t.format(word) for word in card.class_words for t in (*card.templates, *card.scenes)]
-        any_class = random.Random(0).sample(any_class, min(400, len(any_class)))
+        """C [din, din]: one half unrelated prompts, the other what the earlier concepts may be called."""
+        card = self.base.card
         earlier = [t.format(c.words) for c in self.session.concepts if c is not self.known for t in (*card.templates, *card.scenes)]
-        parts = [second_moment(self.base, prompts, vectors) for prompts in ([*card.calibration, *any_class], earlier) if prompts]
-        return sum(parts) / len(parts)
+        c = unrelated(self.base)
+        return (c + second_moment(self.base, earlier, self.session.vectors)) / 2 if earlier else c
 
     @contextmanager
     def patched(self):

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers, the apps and the browsers share the cores: threads that wait for each other take ten times as long
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 

@@ -14,7 +14,7 @@ from ..generation import GenerateSettings, generate
 from ..memory import remember
 from ..selection import concept_rms, select_base, select_general, select_sensitive
 from ..session import Session
-from ..teaching import TeachSettings, squared_gradients, teach
+from ..teaching import LOOKS, TeachSettings, squared_gradients, teach
 from . import ROOT, ready_concepts, row
 
 
@@ -53,7 +53,7 @@ def speed(source: str | None) -> None:
         select_base(base, concept_rms(base, latents, prompts, session.vectors, torch.Generator().manual_seed(0)), s.base_share)
 
     def sensitive():
-        select_sensitive(squared_gradients(base, base.weights, latents, [prompts] * len(latents), session.vectors, s, 10), s.base_share)
+        select_sensitive(squared_gradients(base, base.weights, latents, [prompts] * len(latents), session.vectors, s, LOOKS), s.base_share)
 
     row("select base neurons by gradient", median_ms(sensitive, 1) / 1000, "s")
     row("select base neurons by response, as in the paper", median_ms(choose) / 1000, "s")

@@ -112,7 +112,7 @@ def score(value) -> str:
 
 def taught(event) -> str:
     """After a teaching: before and after, and what is still remembered."""
-    learned, memories = event.learned, [m for m in event.memories if m.name != event.learned.name]
+    learned, memories = event.learned, event.memories
     s = learned.stats
     pair = strip([(event.before, f"before: a {learned.class_word} {score(s['clip_i_before'])}"), (learned.picture, f"after: a {learned.words} {score(s['clip_i'])}")], 176)
     head = f"<h3>{esc(learned.token)} is learned</h3>" + facts(
