@@ -156,10 +156,8 @@ def teach(
 class Teaching:
     """One teaching in progress: latents, masks, and the optimizer over selected entries and the token alone."""
 
-    def __init__(
-        self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None, progress: Progress | None = None
-    ):
-        """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: go on from there."""
+    def __init__(self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None, progress=None):
+        """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: the `Progress` to go on from."""
         self.base, self.session, self.concept, self.settings = base, session, concept, settings
         self.step, self.loss = 0, None
         self.generator = torch.Generator().manual_seed((settings.seed + 1_000_003 * parallel.rank()) % 2**63)  # each process has its own batches
@@ -312,13 +310,12 @@ class Teaching:
         features = base.scorer.image_features([square(i, base.size) for i in concept.images]) if base.scorer else None
         if self.known and features is not None and self.known.features is not None:
             features = torch.cat([self.known.features, features])
-        count = self.funnel
         stats = {
             "clip_i": base.scorer.clip_i([picture], features) if base.scorer else None,
             "clip_i_before": base.scorer.clip_i([before], features) if base.scorer else None,
-            "neurons": sum(c[1] for c in count.values()), "base_neurons": sum(c[0] for c in count.values()),
-            "general_removed": sum(c[0] - c[1] for c in count.values()), "shared_with_earlier": sum(int(m.sum()) for m in self.shared.values()),
-            "share_of_model": sum(c[1] for c in count.values()) / base.parameters, "funnel": count,  # per weight: base, concept, all
+            "neurons": sum(c[1] for c in self.funnel.values()), "base_neurons": sum(c[0] for c in self.funnel.values()),
+            "general_removed": sum(c[0] - c[1] for c in self.funnel.values()), "shared_with_earlier": sum(int(m.sum()) for m in self.shared.values()),
+            "share_of_model": sum(c[1] for c in self.funnel.values()) / base.parameters, "funnel": self.funnel,  # per weight: base, concept, all
             "seconds": round(seconds, 2), "steps": self.step, "seed": s.seed, "images": len(concept.images), "loss": self.loss,
             "prompt": f"a {concept.words}", "settings": {f.name: getattr(s, f.name) for f in fields(s)},
         }  # fmt: skip

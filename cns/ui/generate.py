@@ -19,6 +19,7 @@ from .common import Shared, spoken
 EXAMPLES = ("a small owl on a yellow background", "a teapot next to an owl, shaded style", "a large strawberry on a teal background")
 GUIDANCE, STRENGTH, ANEW = "guidance", "strength of what the prompt names", "how much of a picture is drawn anew"
 SCENES = ("a {} on a teal background", "a small {} on a yellow background", "a {} next to a teapot")  # for what was just taught
+RENDER = "render"  # one at a time: Gradio lists a page's events while another part of it may add some
 
 
 def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
@@ -106,7 +107,7 @@ def options(base, shared: Shared, inputs) -> list:
 def sliders(shared: Shared, strengths: gr.State, inputs) -> None:
     """One slider for each concept, and a button that draws the prompt at four strengths of it."""
 
-    @gr.render(inputs=[shared.known])
+    @gr.render(inputs=[shared.known], concurrency_limit=1, concurrency_id=RENDER)
     def rows(known):
         if not known:
             gr.HTML('<p class="cns-note">A slider for each thing that you teach appears here.</p>')
@@ -171,7 +172,7 @@ def plainly(settings: GenerateSettings, session) -> GenerateSettings:
 def chips(prompt: gr.Textbox, shared: Shared) -> None:
     """Under the prompt: what was taught, to click into it, and whole prompts to try, the newest concept's first."""
 
-    @gr.render(inputs=[shared.known])
+    @gr.render(inputs=[shared.known], concurrency_limit=1, concurrency_id=RENDER)
     def row(known):
         if not known:
             gr.HTML('<p class="cns-note">What you teach appears here, to click into the prompt. Until then, try:</p>')
