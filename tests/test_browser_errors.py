@@ -167,12 +167,13 @@ def test_a_damaged_session_file_is_refused_here_and_where_it_would_be_added(page
 @pytest.mark.parametrize(
     ("field", "bad", "good", "button", "said"),
     [
-        ("#order", "tom", "rex", "#reorder", "The order `tom` does not name every concept once"),
+        ("#order", "tom", "rex", "#reorder", "The order `tom` does not name every concept once: taught are `rex`"),
         ("#new-name", "Rex", "", "#rename", "`<rex>` was already taught"),
     ],
 )
 def test_an_order_that_leaves_one_out_and_a_name_that_is_taken_are_said(page, field, bad, good, button, said):
     tab(page, "Inspect Neurons")
+    page.locator("#plot-updates").wait_for()  # the page below it moves until then, away from under a click
     fill(page, field, bad)
     page.locator(button).click()
     toast(page, said)
