@@ -265,11 +265,13 @@ class Selector:
                 f"`{c.token}` was taught by a version that did not keep what it was selected by: teach it again to move its thresholds"
             )
         index, counts = {}, {}
-        sensitive = select_sensitive({n: restored(c.gradients[n], w.shape) for n, w in self.weights.items()}, rho) if c.gradients else {}
+        if c.gradients:
+            strong = select_sensitive({n: restored(g, self.weights[n].shape) for n, g in c.gradients.items()}, rho)
+        else:
+            strong = {n: top(importance(w.float(), c.rms[layer_of(n)]), rho) for n, w in self.weights.items()}
         for n, w in self.weights.items():
-            strong = sensitive[n] if sensitive else top(importance(w.float(), c.rms[layer_of(n)]), rho)
-            chosen = strong & (self._counts(rho)[n] < gamma * len(self._calibration()[layer_of(n)]))
-            index[n], counts[n] = chosen.flatten().nonzero().squeeze(1), [int(strong.sum()), int(chosen.sum()), w.numel()]
+            chosen = strong[n] & (self._counts(rho)[n] < gamma * len(self._calibration()[layer_of(n)]))
+            index[n], counts[n] = chosen.flatten().nonzero().squeeze(1), [int(strong[n].sum()), int(chosen.sum()), w.numel()]
         return index, counts
 
     def plots(self, session: Session, name: str, rho: float, gamma: float) -> tuple[Plot, Plot]:

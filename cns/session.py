@@ -250,9 +250,9 @@ def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> S
         if any(own.dtype != torch.float32 or not torch.isfinite(own).all() for own in shared.values()):
             raise ValueError(f"the increments of `{c['name']}` are not finite numbers")
         rms = {layer: tensors[f"concept/{i}/rms/{layer}"] for layer in base.layers if f"concept/{i}/rms/{layer}" in tensors}
-        trust.check_rms(rms, base)
+        trust.check_selected_by(rms, {layer: m.to_k.in_features for layer, m in base.layers.items()})
         gradients = {n: tensors[f"concept/{i}/gradient/{n}"] for n in base.weights if f"concept/{i}/gradient/{n}" in tensors}
-        trust.check_gradients(gradients, base)
+        trust.check_selected_by(gradients, {n: sum(w.shape) for n, w in base.weights.items()})
         concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"], shared, rms, gradients))
     session = replace(head, concepts=tuple(concepts), delta=SparseDelta(indices, values), general=general)
     _check_sums(session)

@@ -156,8 +156,10 @@ def teach(
 class Teaching:
     """One teaching in progress: latents, masks, and the optimizer over selected entries and the token alone."""
 
-    def __init__(self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None, progress=None):
-        """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: the `Progress` to go on from."""
+    def __init__(
+        self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None, progress: Progress | None = None
+    ):
+        """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: go on from there."""
         self.base, self.session, self.concept, self.settings = base, session, concept, settings
         self.step, self.loss = 0, None
         self.generator = torch.Generator().manual_seed((settings.seed + 1_000_003 * parallel.rank()) % 2**63)  # each process has its own batches
@@ -231,16 +233,11 @@ class Teaching:
             masks = select_general(base, s.base_share, s.general_share)
         vectors = {k: v.detach() for k, v in self.vectors.items()}
         self.rms = concept_rms(base, self.latents, self.prompts, vectors, torch.Generator().manual_seed(s.seed))
-        gradients = self._gradients() if s.score == "gradient" else {}
+        total = squared_gradients(base, base.weights, self.latents, self.captions, vectors, s, LOOKS) if s.score == "gradient" else {}
+        gradients = {n: (t / LOOKS).sqrt() for n, t in total.items()}  # root mean squares [dout, din], before anything is learned
         self.factors = {n: factored(g) for n, g in gradients.items()}
         chosen = select_sensitive(gradients, s.base_share) if gradients else select_base(base, self.rms, s.base_share)
         return Selection(chosen, masks)
-
-    def _gradients(self, batches: int = LOOKS) -> dict[str, Tensor]:
-        """Root mean squared gradient [dout, din] of the loss on the concept's pictures, by weight name, before anything is learned."""
-        vectors = {k: v.detach() for k, v in self.vectors.items()}
-        total = squared_gradients(self.base, self.base.weights, self.latents, self.captions, vectors, self.settings, batches)
-        return {n: (t / batches).sqrt() for n, t in total.items()}
 
     def _held(self) -> Tensor:
         """C [din, din]: one half unrelated prompts, the other what the earlier concepts may be called."""

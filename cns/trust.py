@@ -91,24 +91,14 @@ def check_features(features: Tensor | None, base) -> None:
         raise ValueError("picture embeddings are not finite")
 
 
-def check_rms(rms: dict[str, Tensor], base) -> None:
-    """r [din], finite and not negative, for every layer or for none."""
-    if rms and rms.keys() != base.layers.keys():
-        raise ValueError(f"what a concept was selected by covers {len(rms)} of {len(base.layers)} layers")
-    for layer, r in rms.items():
-        wide = base.layers[layer].to_k.in_features
-        if r.dtype != torch.float32 or r.shape != (wide,) or not torch.isfinite(r).all() or (r < 0).any():
-            raise ValueError(f"what a concept was selected by at `{layer}` is not {wide} finite numbers from 0 up")
-
-
-def check_gradients(gradients: dict[str, Tensor], base) -> None:
-    """Row and column factors [dout + din], finite and not negative, for every weight or for none."""
-    if gradients and gradients.keys() != base.weights.keys():
-        raise ValueError(f"the gradients a concept was selected by cover {len(gradients)} of {len(base.weights)} weights")
-    for n, g in gradients.items():
-        size = sum(base.weights[n].shape)
-        if g.dtype != torch.float32 or g.shape != (size,) or not torch.isfinite(g).all() or (g < 0).any():
-            raise ValueError(f"the gradient a concept was selected by at `{n}` is not {size} finite numbers from 0 up")
+def check_selected_by(found: dict[str, Tensor], sizes: dict[str, int]) -> None:
+    """What masks were chosen by: so many numbers as `sizes` say at each of its places, finite and not negative, or nothing at all."""
+    if found and found.keys() != sizes.keys():
+        raise ValueError(f"what a concept was selected by covers {len(found)} of {len(sizes)} places")
+    for place, numbers in found.items():
+        size = sizes[place]
+        if numbers.dtype != torch.float32 or numbers.shape != (size,) or not torch.isfinite(numbers).all() or (numbers < 0).any():
+            raise ValueError(f"what a concept was selected by at `{place}` is not {size} finite numbers from 0 up")
 
 
 def _finite(value) -> bool:

@@ -34,7 +34,7 @@ def assert_tidy(page, found: dict) -> None:
     width = page.viewport_size["width"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [w for w, (left, top, right, bottom) in found.items() if left < 0 or right > width or right - left < 20 or bottom - top < 20] == []
-    assert [w for w in found if page.locator(w).first.evaluate("e => e.scrollWidth > e.clientWidth + 2")] == []
+    assert [w for w in found if page.locator(w).first.evaluate("e => e.scrollWidth > e.clientWidth + 1")] == []
     assert [(a, b) for (a, p), (b, q) in combinations(found.items(), 2) if min(p[2], q[2]) - max(p[0], q[0]) > 1 and min(p[3], q[3]) - max(p[1], q[1]) > 1] == []
 
 

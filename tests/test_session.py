@@ -111,6 +111,7 @@ DAMAGES = {
     "what it was selected by is negative": lambda a, t: t[_rms(t)].__setitem__(0, -1.0),
     "what it was selected by is of another size": lambda a, t: t.__setitem__(_rms(t), t[_rms(t)][:-1].clone()),
     "what it was selected by lacks a layer": lambda a, t: t.pop(_rms(t)),
+    "a gradient for one weight only": lambda a, t: t.__setitem__(_rms(t).split("rms")[0] + "gradient/" + _first(t, "index")[6:-6], torch.ones(32)),
     "concepts are no list": lambda a, t: a.__setitem__("concepts", 7),
     "no base": lambda a, t: a.pop("base"),
     "another tensor file": lambda a, t: None,

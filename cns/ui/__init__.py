@@ -62,6 +62,7 @@ CSS = """
 .show-api-divider { display: none; }
 #silence { align-self: flex-start; width: auto; }
 button[role="tab"].selected { color: var(--body-text-color) !important; font-weight: 600; }
+@media (max-width: 640px) { button[role="tab"] { padding-inline: 11px !important; } }
 footer :is(a, button) { color: var(--body-text-color-subdued) !important; opacity: 1; }
 """
 
