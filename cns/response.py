@@ -8,6 +8,9 @@ as before, whatever else is learned, if dW x = 0 for its features. An update u o
 S the row's selected columns and C the mean of x x^T over what is to be held still, scaled to a mean eigenvalue of 1. With
 mu = 0 nothing is held; as mu grows this becomes the projection onto the null space of C (Wang et al., "Training Networks in
 Null Space of Feature Covariance for Continual Learning", 2021), but what the entries can still say is found exactly.
+
+How much can still be said about a text x is x^T (I + mu C)^-1 x, its room. A new token that starts as its class word has
+next to none: it reads like what is held still. So it first moves to where there is room, see `roomy`.
 """
 
 import random
@@ -16,6 +19,8 @@ import torch
 from torch import Tensor
 
 from .text import encode
+
+STAY = 0.05  # what a new token's reading otherwise than its class word counts against its room
 
 
 @torch.no_grad()
@@ -35,6 +40,34 @@ def unrelated(base) -> Tensor:
         any_class = [t.format(word) for word in card.class_words for t in (*card.templates, *card.scenes)]
         base.unrelated = second_moment(base, [*card.calibration, *random.Random(0).sample(any_class, min(400, len(any_class)))], {})
     return base.unrelated
+
+
+def roomy(base, prompts: list[str], vectors: dict[str, Tensor], token: str, c: Tensor, mu: float, rate: float, steps: int) -> Tensor:
+    """An embedding [din] of `token`, from vectors[token] on, whose text has more room and is otherwise read as before.
+
+    Adam's way up mean_p max_t r(x_pt) - STAY mean_pt s(x_pt - x0_pt), with r(x) = x^T (I + mu C)^-1 x / |x|^2, the
+    room, and s(d) = d^T (I - (I + mu C)^-1) d / |x0|^2, what the base as it is would notice.
+    """
+    free = torch.linalg.inv(torch.eye(len(c), device=c.device) + mu * c)
+    vector = vectors[token].clone().requires_grad_()
+    adam = torch.optim.Adam([vector], lr=rate)
+
+    def features(own) -> Tensor:
+        return base.projected(encode(base, prompts, {**vectors, token: own})[0]).float()
+
+    def quadratic(x, form) -> Tensor:
+        return torch.einsum("ptd,de,pte->pt", x, form, x)
+
+    before = features(vector).detach()
+    size = before.square().sum(-1)
+    for _ in range(steps):
+        x = features(vector)
+        room = quadratic(x, free) / x.square().sum(-1)
+        noticed = ((x - before).square().sum(-1) - quadratic(x - before, free)) / size
+        (STAY * noticed.mean() - room.amax(1).mean()).backward(inputs=[vector])
+        adam.step()
+        adam.zero_grad()
+    return vector.detach()
 
 
 def stacked(index: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:

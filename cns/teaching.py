@@ -29,10 +29,10 @@ from .factored import factored
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
-from .response import Still, second_moment, stacked, unrelated
+from .response import Still, roomy, second_moment, stacked, unrelated
 from .selection import Selection, concept_rms, select_base, select_general, select_sensitive
 from .session import Learned, Session, pack, unpack
-from .text import read
+from .text import class_embedding, read
 
 SLICE = 0.5  # seconds between events, about
 LOOKS = 5  # batches that the gradient is taken of to choose neurons by
@@ -52,6 +52,7 @@ class TeachSettings:
     lambda_previous: float = 0.0  # lambda_1: ties neurons shared with earlier concepts to where they were
     lambda_base: float = 0.0  # lambda_2: ties the neurons to the base
     response: float = 100.0  # mu: how still the response to unrelated and earlier prompts is held; 0: not at all
+    room: int = 50  # steps that move a new token to where what is held still leaves room, before it is trained; 0: it starts as its class word
     seed: int = 0
     preview_every: int = 50  # steps between preview pictures; 0: none
     noise_bias: float = 1.0  # t = T u^bias, u uniform: under 1 favours high noise, where a prompt decides what is drawn
@@ -59,7 +60,7 @@ class TeachSettings:
     def __post_init__(self):
         ranges = {"steps": (1, 5000), "batch_size": (1, 64), "rate": (0, 1), "token_rate": (0, 1), "base_share": (1e-4, 1),
                   "general_share": (0, 1.01), "lambda_previous": (0, 1e6), "lambda_base": (0, 1e6), "response": (0, 1e6),
-                  "seed": (0, 2**63 - 1), "preview_every": (0, 5000), "noise_bias": (0.01, 10)}  # fmt: skip
+                  "room": (0, 1000), "seed": (0, 2**63 - 1), "preview_every": (0, 5000), "noise_bias": (0.01, 10)}  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: choose {low} to {high}")
@@ -165,12 +166,16 @@ class Teaching:
         self.generator = torch.Generator().manual_seed((settings.seed + 1_000_003 * parallel.rank()) % 2**63)  # each process has its own batches
         self.prompts = [t.format(concept.words) for t in base.card.templates]
         self.known = session.concept(concept.name) if concept.token in session.tokens else None
-        self.vector = (self.known.vector if self.known else class_embedding(base, concept)).clone().requires_grad_()  # [din]
+        self.vector = (self.known.vector if self.known else class_embedding(base, concept)).clone()  # [din]
         with base.lock:
             self.latents = base.latents(to_pixels(concept.images, base.size))
             self.captions = captions(base, concept)
-            selection = None if self.known or progress else self._select()
             held = self._held() if settings.response else None
+            if held is not None and settings.room and not (self.known or progress):
+                prompts = [*self.prompts, *(t.format(concept.words) for t in base.card.scenes[::6])]
+                self.vector = roomy(base, prompts, self.vectors, concept.token, held, settings.response, settings.token_rate, settings.room)
+            self.vector.requires_grad_()
+            selection = None if self.known or progress else self._select()
         if progress:
             self.index = {n: i.long() for n, i in progress.index.items()}
             self.funnel, self.general, self.rms, self.factors = progress.found
@@ -341,12 +346,6 @@ def copied(tree):
     if isinstance(tree, dict):
         return {k: copied(v) for k, v in tree.items()}
     return type(tree)(copied(v) for v in tree) if isinstance(tree, (list, tuple)) else tree
-
-
-def class_embedding(base, concept: Concept) -> Tensor:
-    """Where a new token starts: the mean embedding [din] of the class word's tokens, of one text encoder after the other."""
-    ids = [t(concept.class_word, add_special_tokens=False).input_ids for t in base.tokenizers]
-    return torch.cat([e.weight[i].detach().float().mean(0) for e, i in zip(base.embeddings, ids)])
 
 
 def captions(base, concept: Concept) -> list[list[str]]:

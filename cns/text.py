@@ -96,6 +96,12 @@ def read(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> 
     return Text(features, (position >= rows[0].start) & (position < ends[:, None]), pooled, mask)
 
 
+def class_embedding(base, concept) -> Tensor:
+    """Where a new token starts: the mean embedding [din] of the class word's tokens, of one text encoder after the other."""
+    ids = [t(concept.class_word, add_special_tokens=False).input_ids for t in base.tokenizers]
+    return torch.cat([e.weight[i].detach().float().mean(0) for e, i in zip(base.embeddings, ids)])
+
+
 def encode(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """(text features [n, length, din], mask [n, length] of the words: no start, end or padding): see `read`."""
     text = read(base, prompts, vectors)

@@ -66,3 +66,12 @@ def test_every_method_has_settings():
     from cns.baselines import TUNED
 
     assert TUNED.keys() == METHODS.keys() and cns.TeachSettings(**TUNED["cns_paper"]).response == 0
+
+
+def test_a_setting_of_cns_alone_is_no_reason_to_run_the_others_again(tiny_base):
+    from cns.baselines import method, settings_read
+
+    for name in METHODS:
+        same = settings_read(method(name, tiny_base)) == settings_read(method(name, tiny_base, room=7, base_share=0.3))
+        assert same == (name not in ("cns", "cns_paper", "solo"))
+        assert settings_read(method(name, tiny_base)) != settings_read(method(name, tiny_base, token_rate=0.2))

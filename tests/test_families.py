@@ -55,7 +55,7 @@ def test_it_is_taught_and_draws_and_the_base_stays_bit_identical(base, concept, 
 
 
 def test_every_part_of_the_tokens_vector_is_trained(base, concept):
-    started, vector = cns.teaching.class_embedding(base, concept), taught(base, concept).concepts[0].vector
+    started, vector = cns.text.class_embedding(base, concept), taught(base, concept).concepts[0].vector
     for a, b in zip(started.split(base.widths), vector.split(base.widths)):
         assert (a != b).any()
 

@@ -22,3 +22,28 @@ def test_nothing_selected_gives_nothing_and_nothing_held_changes_nothing():
     assert Still(torch.zeros(0, dtype=torch.long), torch.eye(4), 5.0)(torch.zeros(0)).shape == (0,)
     u, index = torch.randn(3), torch.tensor([0, 5, 6])
     assert torch.allclose(Still(index, torch.zeros(4, 4), 5.0)(u), u)
+
+
+def test_a_new_token_moves_to_where_held_text_leaves_room_and_is_read_much_as_before(tiny_base):
+    from conftest import TEMPLATES, assert_unchanged, snapshot
+
+    from cns.response import roomy, second_moment
+    from cns.text import encode
+
+    token, mu, prompts = "<rex>", 1000.0, [t.format("<rex> dog") for t in TEMPLATES]
+    start, kept = tiny_base.embeddings[0].weight[4].detach().clone(), snapshot(tiny_base)
+    c = second_moment(tiny_base, ["a dog", "a dog on a red background", "a photo of a cat"], {})
+
+    def text(vector):
+        return tiny_base.projected(encode(tiny_base, prompts, {token: vector})[0])
+
+    def room(vector):
+        x = text(vector)
+        return ((x @ torch.linalg.inv(torch.eye(len(c)) + mu * c)) * x).sum(-1).div(x.square().sum(-1)).amax(1).mean().item()
+
+    moved = roomy(tiny_base, prompts, {token: start}, token, c, mu, 0.005, 20)
+    assert room(moved) > 1.5 * room(start)
+    apart = (text(moved) - text(start)).square().sum(-1) / text(start).square().sum(-1)
+    assert 0 < apart.mean() < 0.5
+    assert torch.equal(roomy(tiny_base, prompts, {token: start}, token, c, mu, 0.005, 0), start)
+    assert_unchanged(tiny_base, kept)

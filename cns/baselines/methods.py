@@ -7,6 +7,7 @@ what ties these.
 
 import time
 from contextlib import contextmanager
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ from ..delta import trainable
 from ..generation import GenerateSettings, sample
 from ..images import to_pixels
 from ..session import Session
-from ..teaching import Teaching, TeachSettings, captions, class_embedding, denoising_loss, optimizer, squared_gradients
-from ..text import encode
+from ..teaching import Teaching, TeachSettings, captions, denoising_loss, optimizer, squared_gradients
+from ..text import class_embedding, encode
 
 
 @contextmanager
@@ -62,6 +63,7 @@ class Method:
 
     apart = False  # whether what is drawn of a concept never depends on later ones
     together = True  # whether several concepts can be in one picture
+    reads = ("steps", "batch_size", "rate", "token_rate", "lambda_previous", "seed", "noise_bias")  # the settings that matter to it
     fusion_s = 0.0  # what making one model of the parts took last time
 
     def __init__(self, base, settings: TeachSettings):
@@ -201,6 +203,8 @@ class Joint(FinetuneKV):
 
 class Cns(Method):
     """Concept Neuron Selection as the settings say; `choose` may change the masks, for ablations."""
+
+    reads = tuple(f.name for f in fields(TeachSettings))
 
     def __init__(self, base, settings, choose=None):
         super().__init__(base, settings)
