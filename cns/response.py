@@ -5,9 +5,10 @@ as before, whatever else is learned, if dW x = 0 for its features. An update u o
 
     dW = argmin ||dW - u||^2 + mu sum_x (dW x)^2,    row by row    dW_S = (I + mu C_SS)^-1 u_S,
 
-S the row's selected columns and C the mean of x x^T over what is to be held still, scaled to a mean eigenvalue of 1. With
-mu = 0 nothing is held; as mu grows this becomes the projection onto the null space of C (Wang et al., "Training Networks in
-Null Space of Feature Covariance for Continual Learning", 2021), but what the entries can still say is found exactly.
+S the row's selected columns and C the mean of x x^T over what is to be held still, scaled to a mean eigenvalue of 1: of
+unrelated prompts, plus that of each earlier concept's. With mu = 0 nothing is held; as mu grows this becomes the projection
+onto the null space of C (Wang et al., "Training Networks in Null Space of Feature Covariance for Continual Learning", 2021),
+but what the entries can still say is found exactly.
 
 How much can still be said about a text x is x^T (I + mu C)^-1 x, its room. A new token that starts as its class word has
 next to none: it reads like what is held still. So it first moves to where there is room, see `roomy`.

@@ -245,11 +245,11 @@ class Teaching:
         return Selection(chosen, masks)
 
     def _held(self) -> Tensor:
-        """C [din, din]: one half unrelated prompts, the other what the earlier concepts may be called."""
-        card = self.base.card
-        earlier = [t.format(c.words) for c in self.session.concepts if c is not self.known for t in (*card.templates, *card.scenes)]
-        c = unrelated(self.base)
-        return (c + second_moment(self.base, earlier, self.session.vectors)) / 2 if earlier else c
+        """C [din, din]: of unrelated prompts and, for every earlier concept as much again, of what it may be called."""
+        card, c = self.base.card, unrelated(self.base)
+        for other in (o for o in self.session.concepts if o is not self.known):
+            c = c + second_moment(self.base, [t.format(other.words) for t in (*card.templates, *card.scenes)], self.session.vectors)
+        return c
 
     @contextmanager
     def patched(self):

@@ -36,7 +36,7 @@ def test_naive_fine_tuning_forgets_and_cns_does_not(starter):
     plan = replace(QUICK.plan, drift=4, pairs=1, triples=1)
     lost = {}
     for name in ("cns", "finetune_kv"):
-        raw, _ = unit(starter, name, stream(QUICK.concepts, 0), plan, 0, 40)
+        raw, _ = unit(starter, name, stream(QUICK.concepts, 0), plan, 0, 30)
         lost[name] = report.scores(raw)
     print({n: {k: round(v, 4) for k, v in s.items()} for n, s in lost.items()})
     assert lost["cns"]["forgetting"] < 0.5 * lost["finetune_kv"]["forgetting"]

@@ -68,7 +68,7 @@ def clip_i(base, eyes, concept, words, session=None):
 
 
 def teach(base, concept):
-    return [*cns.teach(base, None, concept, cns.TeachSettings.of(base, preview_every=0))][-1].session
+    return [*cns.teach(base, None, concept, cns.TeachSettings.of(base, steps=90, preview_every=0))][-1].session
 
 
 def test_teaching_raises_clip_i_above_the_base_and_above_a_random_mask(concepts, starter, monkeypatch):

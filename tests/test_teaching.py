@@ -162,6 +162,41 @@ def test_the_response_penalty_holds_the_response_to_calibration_prompts(tiny_bas
     assert drift(1e3) < 0.2 * drift(0.0)
 
 
+def test_the_response_to_an_earlier_concepts_prompts_is_held_too_however_many_there_are(tiny_base, concept, other_concept):
+    from cns.teaching import Teaching
+    from cns.text import encode
+
+    first, every = taught(tiny_base, concept), {"response": 1e3, "steps": 30, "general_share": 1.01, "base_share": 1.0}
+
+    def lost(mu):
+        second = taught(tiny_base, other_concept, first, **{**every, "response": mu})
+        x, _ = encode(tiny_base, [t.format("<rex> dog") for t in tiny_base.card.templates], first.vectors)
+        answers = []
+        for session in (first, second):
+            with session.on(tiny_base), torch.no_grad():
+                answers.append([x @ w.T for w in tiny_base.weights.values()])
+        return sum((a - b).square().sum().item() for a, b in zip(*answers))
+
+    assert lost(1e3) < 0.2 * lost(0.0)
+    both = taught(tiny_base, other_concept, first)
+    held = Teaching(tiny_base, both, cns.Concept("max", "house", concept.images), cns.TeachSettings(**{**QUICK, **every}))._held()
+    assert held.trace().item() == pytest.approx(3 * len(held), rel=1e-4)  # unrelated prompts, <rex> and <tom> as much each
+
+
+def test_a_new_token_starts_with_room_where_something_is_held_and_as_its_class_word_elsewhere(tiny_base, concept):
+    from cns.teaching import Teaching
+    from cns.text import class_embedding
+
+    def start(**changes):
+        return Teaching(tiny_base, cns.Session.new(tiny_base), concept, cns.TeachSettings(**{**QUICK, **changes})).vector.detach()
+
+    word = class_embedding(tiny_base, concept)
+    assert torch.equal(start(room=0), word) and torch.equal(start(response=0.0), word) and not torch.equal(start(room=3), word)
+    known = taught(tiny_base, concept)
+    more = Teaching(tiny_base, known, concept, cns.TeachSettings(**QUICK))
+    assert torch.equal(more.vector, known.concepts[0].vector)
+
+
 def test_a_name_taught_already_is_refused_before_any_work(tiny_base, concept):
     session = taught(tiny_base, concept)
     with pytest.raises(cns.AlreadyTaught, match="`<rex>` was already taught"):

@@ -13,7 +13,7 @@ from . import art, nets
 from .train import latent_scale, tokenizer, trained
 from .world import COLOURS, THINGS, World, article
 
-TEACH = {"steps": 150, "rate": 0.1, "base_share": 0.18, "token_rate": 1e-2, "general_share": 0.9, "response": 1e4, "noise_bias": 0.6, "preview_every": 40}  # TeachSettings that suit the starter
+TEACH = {"steps": 150, "rate": 0.1, "base_share": 0.18, "token_rate": 1e-2, "general_share": 0.9, "response": 5e3, "noise_bias": 0.6, "preview_every": 40}  # TeachSettings that suit the starter
 TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}")
 SCENES = tuple(f"a {size}{{}} on {article(c)} background" for size in ("", "small ", "large ") for c in COLOURS)
 
