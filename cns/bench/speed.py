@@ -12,9 +12,11 @@ import torch
 from ..base import load_base
 from ..generation import GenerateSettings, generate
 from ..memory import remember
+from ..response import roomy, unrelated
 from ..selection import concept_rms, select_base, select_general, select_sensitive
 from ..session import Session
 from ..teaching import LOOKS, TeachSettings, squared_gradients, teach
+from ..text import class_embedding
 from . import ROOT, ready_concepts, row
 
 
@@ -57,6 +59,12 @@ def speed(source: str | None) -> None:
 
     row("select base neurons by gradient", median_ms(sensitive, 1) / 1000, "s")
     row("select base neurons by response, as in the paper", median_ms(choose) / 1000, "s")
+
+    def start():
+        own = {concept.token: class_embedding(base, concept)}
+        roomy(base, prompts, own, concept.token, unrelated(base), s.response, s.token_rate, s.room)
+
+    row("move a new token to where there is room", median_ms(start, 1) / 1000, "s")
 
     def general():
         base.general.clear()
