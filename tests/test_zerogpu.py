@@ -176,9 +176,9 @@ def test_a_call_asks_for_what_its_steps_take(concept):
     settings = cns.TeachSettings(steps=100)
     assert gpu._seconds(None, concept, settings, RUN, False, None, 20) == 4 + 1.5 * 20 * 0.5
     assert gpu._seconds(None, concept, settings, RUN, False, progress, 25) == 4 + 1.5 * 20 * 0.5
-    assert gpu._seconds(None, concept, cns.TeachSettings(steps=5), RUN, False, progress, 5) == 4 + 1.5 * 3 * 2.0
+    assert gpu._seconds(None, concept, cns.TeachSettings(steps=5), RUN, False, progress, 5) == 4 + 1.5 * 2 * 2.0
     assert gpu._seconds(None, concept, cns.TeachSettings(steps=5000), RUN) == zerogpu.LONGEST
-    assert pace.price(100, 1) == 4 + 50 + 4 * 2
+    assert pace.price(100, 1) == 4 + 50 + 3 * 2  # before, after, and the one known till then
     assert pace.steps() == 30
 
 
@@ -186,7 +186,7 @@ def test_an_anonymous_visitor_can_pay_for_one_concept_and_is_told_the_price_firs
     pace, left = zerogpu.Pace(step=0.15, draw=1.5, start=4.0), 120.0  # about Stable Diffusion at 512 pixels
     for steps in (*[pace.steps()] * (200 // pace.steps()), 200 % pace.steps(), 0):
         assert 1.5 * pace.asked(steps, 0) <= left, "the platform would refuse"
-        left -= pace.start + (steps * pace.step if steps else pace.finishing(1))
+        left -= pace.start + (steps * pace.step if steps else pace.finishing(0))
     assert left >= 0
     assert zerogpu.priced(pace, 200, 0).startswith(f"Teaching takes about {pace.price(200, 0)} s")
     assert "assumed" in zerogpu.priced(pace, 200, 0)

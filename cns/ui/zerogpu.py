@@ -35,17 +35,17 @@ class Pace:
         """How many fit a slice."""
         return max(1, int(SLICE / self.step))
 
-    def finishing(self, concepts: int) -> float:
-        """Seconds for the pictures at the end: before, after, and one for each of the `concepts` then known."""
-        return (2 + concepts) * self.draw
+    def finishing(self, known: int) -> float:
+        """Seconds for the pictures at the end: before, after, and one for each of the concepts `known` till then."""
+        return (2 + known) * self.draw
 
     def price(self, steps: int, known: int) -> int:
         """Seconds that it takes to teach `steps` to a session that knows so many concepts."""
-        return math.ceil(self.start + steps * self.step + self.finishing(known + 1))
+        return math.ceil(self.start + steps * self.step + self.finishing(known))
 
     def asked(self, steps: int, known: int) -> int:
         """Seconds to ask for in one call that trains `steps`, or, with none left, finishes."""
-        return min(LONGEST, math.ceil(self.start + MARGIN * (steps * self.step if steps > 0 else self.finishing(known + 1))))
+        return min(LONGEST, math.ceil(self.start + MARGIN * (steps * self.step if steps > 0 else self.finishing(known))))
 
 
 def priced(pace: Pace, steps: int, known: int) -> str:
