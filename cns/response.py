@@ -24,6 +24,11 @@ from .text import encode
 STAY = 0.05  # what a new token's reading otherwise than its class word counts against its room
 
 
+def called(base, words: str, every: int = 1) -> list[str]:
+    """What `words` may stand in: all of the base's templates, and of its scenes one of so many."""
+    return [t.format(words) for t in (*base.card.templates, *base.card.scenes[::every])]
+
+
 @torch.no_grad()
 def second_moment(base, prompts: list[str], vectors, chunk: int = 64) -> Tensor:
     """Mean of x x^T [din, din] over all tokens of `prompts`, scaled to a trace of din."""
@@ -38,7 +43,7 @@ def unrelated(base) -> Tensor:
     """C [din, din] of the calibration prompts and of 400 captions of any class's things; found once for a base, which never changes."""
     if base.unrelated is None:
         card = base.card
-        any_class = [t.format(word) for word in card.class_words for t in (*card.templates, *card.scenes)]
+        any_class = [prompt for word in card.class_words for prompt in called(base, word)]
         base.unrelated = second_moment(base, [*card.calibration, *random.Random(0).sample(any_class, min(400, len(any_class)))], {})
     return base.unrelated
 

@@ -29,7 +29,7 @@ from .factored import factored
 from .generation import GenerateSettings, sample
 from .images import square, to_pixels
 from .memory import Memory, recall
-from .response import Still, roomy, second_moment, stacked, unrelated
+from .response import Still, called, roomy, second_moment, stacked, unrelated
 from .selection import Selection, concept_rms, select_base, select_general, select_sensitive
 from .session import Learned, Session, pack, unpack
 from .text import class_embedding, read
@@ -170,12 +170,12 @@ class Teaching:
         with base.lock:
             self.latents = base.latents(to_pixels(concept.images, base.size))
             self.captions = captions(base, concept)
-            held = self._held() if settings.response else None
-            if held is not None and settings.room and not (self.known or progress):
-                prompts = [*self.prompts, *(t.format(concept.words) for t in base.card.scenes[::6])]
+            held, new = self._held() if settings.response else None, not (self.known or progress)
+            if new and held is not None:
+                prompts = called(base, concept.words, 6)
                 self.vector = roomy(base, prompts, self.vectors, concept.token, held, settings.response, settings.token_rate, settings.room)
             self.vector.requires_grad_()
-            selection = None if self.known or progress else self._select()
+            selection = self._select() if new else None
         if progress:
             self.index = {n: i.long() for n, i in progress.index.items()}
             self.funnel, self.general, self.rms, self.factors = progress.found
@@ -246,9 +246,9 @@ class Teaching:
 
     def _held(self) -> Tensor:
         """C [din, din]: of unrelated prompts and, for every earlier concept as much again, of what it may be called."""
-        card, c = self.base.card, unrelated(self.base)
+        c = unrelated(self.base)
         for other in (o for o in self.session.concepts if o is not self.known):
-            c = c + second_moment(self.base, [t.format(other.words) for t in (*card.templates, *card.scenes)], self.session.vectors)
+            c = c + second_moment(self.base, called(self.base, other.words), self.session.vectors)
         return c
 
     @contextmanager

@@ -97,7 +97,7 @@ def read(base, prompts: list[str], vectors: dict[str, Tensor] | None = None) -> 
 
 
 def class_embedding(base, concept) -> Tensor:
-    """Where a new token starts: the mean embedding [din] of the class word's tokens, of one text encoder after the other."""
+    """What a new token starts from: the mean embedding [din] of the class word's tokens, of one text encoder after the other."""
     ids = [t(concept.class_word, add_special_tokens=False).input_ids for t in base.tokenizers]
     return torch.cat([e.weight[i].detach().float().mean(0) for e, i in zip(base.embeddings, ids)])
 

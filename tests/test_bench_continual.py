@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 import cns
-from cns.baselines import METHODS
+from cns.baselines import METHODS, method
 from cns.bench import report
 from cns.bench.continual import QUICK, STREAM, Run, run_all, stream, unit
 from cns.bench.scoring import Plan
@@ -69,9 +69,9 @@ def test_every_method_has_settings():
 
 
 def test_a_setting_of_cns_alone_is_no_reason_to_run_the_others_again(tiny_base):
-    from cns.baselines import method, settings_read
+    def read(name, **changes):
+        return method(name, tiny_base, **changes).settings_read()
 
     for name in METHODS:
-        same = settings_read(method(name, tiny_base)) == settings_read(method(name, tiny_base, room=7, base_share=0.3))
-        assert same == (name not in ("cns", "cns_paper", "solo"))
-        assert settings_read(method(name, tiny_base)) != settings_read(method(name, tiny_base, token_rate=0.2))
+        assert (read(name) == read(name, room=7, base_share=0.3)) == (name not in ("cns", "cns_paper", "solo"))
+        assert read(name) != read(name, token_rate=0.2)

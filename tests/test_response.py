@@ -1,6 +1,8 @@
 import torch
+from conftest import TEMPLATES, assert_unchanged, snapshot
 
-from cns.response import Still
+from cns.response import Still, roomy, second_moment
+from cns.text import encode
 
 
 def test_an_update_is_mapped_to_the_nearest_one_that_held_text_hardly_notices():
@@ -25,11 +27,6 @@ def test_nothing_selected_gives_nothing_and_nothing_held_changes_nothing():
 
 
 def test_a_new_token_moves_to_where_held_text_leaves_room_and_is_read_much_as_before(tiny_base):
-    from conftest import TEMPLATES, assert_unchanged, snapshot
-
-    from cns.response import roomy, second_moment
-    from cns.text import encode
-
     token, mu, prompts = "<rex>", 1000.0, [t.format("<rex> dog") for t in TEMPLATES]
     start, kept = tiny_base.embeddings[0].weight[4].detach().clone(), snapshot(tiny_base)
     c = second_moment(tiny_base, ["a dog", "a dog on a red background", "a photo of a cat"], {})

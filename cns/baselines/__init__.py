@@ -1,7 +1,5 @@
 """What CNS is measured against: every method by name, with its settings for the starter."""
 
-from dataclasses import asdict
-
 from ..teaching import TeachSettings
 from .lora import CLora, Lora, LoraDare, LoraLinear, LoraSum, LoraTies
 from .methods import Base, Cns, CustomDiffusion, Ewc, FinetuneKV, FinetuneUnet, Joint, Method, Solo, TokenOnly
@@ -25,8 +23,3 @@ def method(name: str, base, **changes) -> Method:
     if name not in METHODS:
         raise ValueError(f"method `{name}` is unknown: choose of {', '.join(METHODS)}")
     return METHODS[name](base, TeachSettings.of(base, **{"preview_every": 0, **TUNED[name], **changes}))
-
-
-def settings_read(way: Method) -> dict:
-    """The settings that matter to `way`: another one, such as CNS's own, is no reason to run it again."""
-    return {k: v for k, v in asdict(way.settings).items() if k in way.reads}

@@ -7,7 +7,7 @@ what ties these.
 
 import time
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import torch
 from torch import Tensor
@@ -70,6 +70,10 @@ class Method:
         self.base, self.settings = base, settings
         self.vectors: dict[str, Tensor] = {}
         self.now: dict[str, Tensor] = {}  # W, dense, of what was trained
+
+    def settings_read(self) -> dict:
+        """The settings that matter to it: another one, such as CNS's own, is no reason to run it again."""
+        return {k: v for k, v in asdict(self.settings).items() if k in self.reads}
 
     def weights(self) -> dict[str, Tensor]:
         return {}

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..base import load_base
-from ..baselines import METHODS, method, settings_read
+from ..baselines import METHODS, method
 from ..concept import Concept
 from . import ROOT, concept_in, report, requested
 from .scoring import Eyes, Plan, draw, drift, multi, single, untaught
@@ -94,7 +94,7 @@ def unit(base, name: str, concepts: list[Concept], plan: Plan, seed: int, steps:
 
 
 def _key(base, run: Run, name: str, seed: int, order: int) -> dict:
-    settings = settings_read(method(name, base, seed=seed, **({"steps": run.steps} if run.steps else {})))
+    settings = method(name, base, seed=seed, **({"steps": run.steps} if run.steps else {})).settings_read()
     return {"method": name, "base": base.revision, "concepts": run.concepts, "seed": seed, "order": order, "plan": asdict(run.plan), "settings": settings}
 
 

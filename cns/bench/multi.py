@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..base import load_base
-from ..baselines import METHODS, method, settings_read
+from ..baselines import METHODS, method
 from ..concept import Concept
 from ..generation import GenerateSettings, sample
 from ..images import square
@@ -219,7 +219,7 @@ def run_all(base, run: Run, folder: Path, command: str) -> dict:
 
 
 def _key(base, run: Run, name: str, finder: Finder) -> dict:
-    settings = {} if name == "real" else settings_read(method(name, base, **({"steps": run.steps} if run.steps else {})))
+    settings = {} if name == "real" else method(name, base, **({"steps": run.steps} if run.steps else {})).settings_read()
     drawn = {k: v for k, v in asdict(run).items() if k != "methods"}
     return {"method": name, "base": base.revision, "bars": finder.bars, "settings": settings, **drawn}
 

@@ -12,7 +12,7 @@ import torch
 from ..base import load_base
 from ..generation import GenerateSettings, generate
 from ..memory import remember
-from ..response import roomy, unrelated
+from ..response import called, roomy, unrelated
 from ..selection import concept_rms, select_base, select_general, select_sensitive
 from ..session import Session
 from ..teaching import LOOKS, TeachSettings, squared_gradients, teach
@@ -62,7 +62,7 @@ def speed(source: str | None) -> None:
 
     def start():
         own = {concept.token: class_embedding(base, concept)}
-        roomy(base, prompts, own, concept.token, unrelated(base), s.response, s.token_rate, s.room)
+        roomy(base, called(base, concept.words, 6), own, concept.token, unrelated(base), s.response, s.token_rate, s.room)
 
     row("move a new token to where there is room", median_ms(start, 1) / 1000, "s")
 
