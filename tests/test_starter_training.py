@@ -9,7 +9,7 @@ import torch
 from cns.starter import train
 from cns.starter.art import SIZES, STYLES, Drawings, plain
 from cns.starter.evaluate import nearest, pairs
-from cns.starter.world import COLOURS, THINGS, World, describe, vocabulary
+from cns.starter.world import COLOURS, SCENERIES, THINGS, TINTS, World, describe, plural, tinted, vocabulary
 
 
 def drawings() -> Drawings:
@@ -36,7 +36,11 @@ def world():
     ("asked", "caption"),
     [
         ({"names": ["owl"]}, "an owl"),
-        ({"names": ["owl"], "size": "small", "colour": "orange"}, "a small owl on an orange background"),
+        ({"names": ["owl"], "size": "small", "ground": "orange"}, "a small owl on an orange background"),
+        ({"names": ["owl"], "tint": "orange", "where": "on the left", "ground": "beach"}, "an orange owl on the left on a beach"),
+        ({"names": ["red apple"], "tint": "blue"}, "a blue apple"),
+        ({"names": ["owl"] * 2, "ground": "night"}, "two owls at night"),
+        ({"names": ["butterfly"] * 3, "style": "flat style"}, "three butterflies, flat style"),
         ({"names": ["teapot", "umbrella"], "style": "shaded style", "opening": "a photo of a"}, "a photo of a teapot next to an umbrella, shaded style"),
     ],
 )
@@ -50,9 +54,41 @@ def test_a_scene_shows_what_its_caption_says(world):
         scene = world.sample(rng)
         picture = world.render(scene)
         assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
-        assert tuple(picture[0, 0]) == COLOURS[scene.colour]
-        assert all(name in scene.caption for _, name in scene.things)
-        assert scene.colour in scene.caption or "background" not in scene.caption
+        said = [n.removeprefix("red ") if scene.tint else n for _, n in scene.things]
+        calls = [{n, plural(n), *world.synonyms[n]} for n in said if n in world.synonyms] or [set(said)]
+        assert all(any(c in scene.caption for c in call) for call in calls)
+        assert scene.tint in scene.caption
+        if scene.ground in COLOURS:
+            assert tuple(picture[0, 0]) == COLOURS[scene.ground]
+            assert f"{scene.ground} background" in scene.caption or "background" not in scene.caption
+        else:
+            assert SCENERIES[scene.ground][0] in scene.caption
+
+
+def test_every_side_size_count_and_scenery_comes_up_and_moves_what_it_says(world):
+    rng, left, right, top = np.random.default_rng(4), [], [], []
+    scenes = [world.sample(rng) for _ in range(800)]
+    for s in scenes:
+        (left if "on the left" in s.caption else right if "on the right" in s.caption else top if "at the top" in s.caption else []).append(s.offsets[0])
+    assert max(x for x, _ in left) < -5 and min(x for x, _ in right) > 5 and max(y for _, y in top) < -5
+    assert {s.ground for s in scenes} == {*COLOURS, *SCENERIES} and {s.size for s in scenes} == set(SIZES)
+    assert {s.tint for s in scenes} == {"", *TINTS} and all(s.tint != s.ground for s in scenes)
+    assert {len(s.things) for s in scenes} == {1, 2, 3} and {"two", "three"} <= {s.caption.split()[0] for s in scenes}
+
+
+def test_a_scene_like_another_shows_the_same(world):
+    rng = np.random.default_rng(6)
+    for scene in [world.sample(rng) for _ in range(200)]:
+        assert world.sample(rng, scene).shown == scene.shown
+
+
+def test_a_tinted_drawing_keeps_its_shape_black_and_white():
+    sprite = np.zeros((2, 2, 4), np.uint8)
+    sprite[..., 3] = [[255, 255], [255, 0]]
+    sprite[0, 0, :3], sprite[0, 1, :3], sprite[1, 0, :3] = 0, 255, 128
+    out = tinted(sprite, COLOURS["blue"])
+    assert (out[..., 3] == sprite[..., 3]).all() and (out[0, 0, :3] == 0).all() and (out[0, 1, :3] == 255).all()
+    assert abs(out[1, 0, :3].astype(int) - COLOURS["blue"]).max() < 3
 
 
 def test_every_word_of_a_caption_is_in_the_vocabulary(world):
@@ -115,7 +151,7 @@ def test_a_pair_counts_only_when_both_halves_are_named_right(world):
     from PIL import Image
 
     rng = np.random.default_rng(5)
-    scenes = [s for s in (world.sample(rng) for _ in range(60)) if len(s.things) == 2 and s.things[0][0] == "twemoji"]
+    scenes = [s for s in (world.sample(rng) for _ in range(60)) if len(set(s.things)) == 2 and s.things[0][0] == "twemoji"]
     images = [Image.fromarray(world.render(s)) for s in scenes]
     assert len(scenes) > 3 and pairs(Blind(), images, scenes) == 1.0
     mirrored = [i.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for i in images]

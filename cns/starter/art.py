@@ -25,7 +25,7 @@ STYLES = {  # art set -> the caption's style words; the first of them is drawn w
 }
 HELD_OUT = "emojione"  # never seen in training: the concepts to teach come from it
 GROUPS = (3, 4, 5, 6, 7)  # emojibase: animals, food, travel, activities, objects
-SIZES = {"small": 28, "": 40, "large": 54, "pair": 30}  # side of a drawing [pixels of 64]
+SIZES = {"small": 28, "": 40, "large": 54, "pair": 30, "three": 21}  # side of a drawing [pixels of 64]; the last two: beside others
 VERSION = {"@iconify-json/" + s: "1" for s in (*STYLES, HELD_OUT)} | {"emojibase-data": "17"}
 
 

@@ -18,6 +18,9 @@ SHEET = (
     "a dog face on a teal background", "an owl, shaded style", "a large strawberry on a white background", "a rocket on a purple background",
     "a teapot next to an owl on a yellow background", "a small cat face on a pink background", "a wrapped gift, shaded style",
     "a crown next to a key", "an umbrella on a blue background", "a tropical fish on a blue background", "a penguin on a red background", "a house",
+    "a fox on a beach", "a bear in the snow, shaded style", "a purple owl on a green background", "a blue house on grass", "two balloons on a yellow background",
+    "three lemons on a blue background", "a rabbit face on the left on a pink background", "a sailboat at night", "a guitar, bold style", "a frog, blob style",
+    "an elephant in a forest", "a small beer mug in a room",
 )  # fmt: skip
 
 
@@ -28,10 +31,10 @@ def evaluate(work: Path, out: Path, count: int = 500, seed: int = 777) -> dict[s
     scenes = [world.sample(rng) for _ in range(count)]
     real = [Image.fromarray(world.render(s)) for s in scenes]
     drawn = [generate(base, s.caption, None, GenerateSettings(seed=i))[0] for i, s in enumerate(tqdm(scenes, unit="picture"))]
-    said = [(s, d) for s, d in zip(scenes, drawn) if f"{s.colour} background" in s.caption]
+    said = [(s, d) for s, d in zip(scenes, drawn) if f"{s.ground} background" in s.caption]
     marks = {
         "autoencoder PSNR on real scenes [dB]": psnr(base, real),
-        "asked background colour right, nearest of 12 at the corners": float(np.mean([nearest(d) == s.colour for s, d in said])),
+        "asked background colour right, nearest of 12 at the corners": float(np.mean([nearest(d) == s.ground for s, d in said])),
         "top-1 retrieval of the caption among 100, real scenes": retrieval(judge, real, scenes),
         "top-1 retrieval of the caption among 100, generated": retrieval(judge, drawn, scenes),
         f"both things of a pair named right among {len(THINGS)}, real scenes": pairs(judge, real, scenes),
@@ -43,12 +46,13 @@ def evaluate(work: Path, out: Path, count: int = 500, seed: int = 777) -> dict[s
     return marks
 
 
-def contact_sheet(base) -> Image.Image:
+def contact_sheet(base, columns: int = 12) -> Image.Image:
     """Every prompt of `SHEET`, drawn from two seeds below each other."""
-    sheet = Image.new("RGB", (base.size * len(SHEET), base.size * 2))
+    side = base.size
+    sheet = Image.new("RGB", (side * columns, side * 2 * -(-len(SHEET) // columns)))
     for i, prompt in enumerate(SHEET):
         for j, picture in enumerate(generate(base, prompt, None, GenerateSettings(count=2))):
-            sheet.paste(picture, (i * base.size, j * base.size))
+            sheet.paste(picture, (i % columns * side, (i // columns * 2 + j) * side))
     return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.BICUBIC)
 
 
