@@ -166,17 +166,22 @@ def identity(x, same, temperature: float = 0.1):
     return -((log_p * others).sum(1) / others.sum(1)).mean()
 
 
+def varied(pixels, generator):
+    """Pictures [b, 3, 64, 64] as other hands would draw them: mirrored, turned, bent, in lighter, darker or shifted colours, blurred."""
+    b = len(pixels)
+    mirror, gain, shift, soft, turn, size, bend = torch.rand((7, b, 1, 1, 1), generator=generator).to(pixels.device)
+    cast = 1 + 0.2 * (torch.rand((b, 3, 1, 1), generator=generator).to(pixels.device) - 0.5)
+    angle, scale = 0.5 * (turn - 0.5).flatten(), 0.85 + 0.3 * size.flatten()
+    flip = torch.where(mirror.flatten() < 0.5, -1.0, 1.0)
+    rows = [flip * scale * angle.cos(), scale * (angle.sin() + 0.3 * (bend.flatten() - 0.5)), 0 * angle, -flip * scale * angle.sin(), scale * angle.cos(), 0 * angle]
+    grid = F.affine_grid(torch.stack(rows, 1).view(b, 2, 3), list(pixels.shape), align_corners=False)
+    x = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    x = torch.where(soft < 0.3, F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1), x)
+    return (x * cast * (0.8 + 0.4 * gain) + 0.3 * (shift - 0.5)).clamp(-1, 1)
+
+
 class Judge(Clip):
     name = "judge"
-
-
-def varied(pixels, generator):
-    """Pictures [b, 3, 64, 64] as other hands would draw them: mirrored, lighter or darker, more or less contrast, blurred."""
-    b = len(pixels)
-    mirror, gain, shift, soft = (torch.rand((b, 1, 1, 1), generator=generator).to(pixels.device) for _ in range(4))
-    x = torch.where(mirror < 0.5, pixels.flip(3), pixels)
-    x = torch.where(soft < 0.3, F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1), x)
-    return (x * (0.8 + 0.4 * gain) + 0.3 * (shift - 0.5)).clamp(-1, 1)
 
 
 class Unet(Stage):
