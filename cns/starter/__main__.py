@@ -21,7 +21,6 @@ def main():
     train.add_argument("--threads", type=int, default=torch.get_num_threads())
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--decay", action="store_true", help="let the learning rate fall to nothing over the last third")
-    train.add_argument("--compile", action="store_true", help="compile the U-Net: minutes to begin with, then a sixth more steps in the same time")
     export = sub.add_parser("export", help="write the checkpoints as a pipeline folder")
     export.add_argument("--out", type=Path, default=ASSETS / "starter")
     concepts = sub.add_parser("concepts", help="draw the ready concepts and the benchmark's")
@@ -42,10 +41,7 @@ def _train(args):
     torch.set_num_threads(args.threads)
     share = {"ae": 1 / 9, "clip": 1 / 9, "judge": 1 / 9, "unet": 2 / 3} if args.stage == "all" else {args.stage: 1}
     for name, part in share.items():
-        stage = STAGES[name](args.work, args.device, args.seed, args.anew)
-        if args.compile and name == "unet":
-            stage.models[name].compile()
-        stage.train(args.minutes * part, args.decay)
+        STAGES[name](args.work, args.device, args.seed, args.anew).train(args.minutes * part, args.decay)
 
 
 def _export(args):

@@ -25,7 +25,7 @@ from . import art, nets
 from .world import World, vocabulary
 
 EMA_DECAY = {"ae": 0.995, "clip": 0.998, "judge": 0.998, "unet": 0.999}
-RATE = {"ae": 1e-3, "clip": 1e-3, "judge": 1e-3, "unet": 5e-4}
+RATE = {"ae": 1e-3, "clip": 1e-3, "judge": 1e-3, "unet": 7e-4}
 BATCH = {"ae": 8, "clip": 128, "judge": 128, "unet": 32}
 EXPORTED = {"ae": "vae/diffusion_pytorch_model", "clip": "clip/model", "judge": "judge/model", "unet": "unet/diffusion_pytorch_model",
             "text": "text_encoder/model"}  # fmt: skip
