@@ -144,6 +144,11 @@ def starter() -> Base:
     return cns.load_base()
 
 
+def seeing(base, other) -> Base:
+    """`base` with the CLIP of `other`."""
+    return Base(base.pipe, base.card, other.scorer)
+
+
 def picture(colour="red", side=48) -> Image.Image:
     image = Image.new("RGB", (side, side), "white")
     ImageDraw.Draw(image).ellipse((8, 8, side - 8, side - 8), fill=colour)
