@@ -140,6 +140,19 @@ def tiny_base() -> Base:
 
 
 @pytest.fixture(scope="session")
+def served(tiny_base, tmp_path_factory):
+    """The app on the tiny base, served from this process; every test is a visitor of its own."""
+    from cns.store import LocalStore
+    from cns.ui import build
+
+    demo = build(tiny_base, LocalStore(tmp_path_factory.mktemp("served")))
+    demo.queue(max_size=128, default_concurrency_limit=8)
+    demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield demo
+    demo.close()
+
+
+@pytest.fixture(scope="session")
 def starter() -> Base:
     return cns.load_base()
 
