@@ -6,7 +6,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from test_hub_store import REPO, hub, opened, saved, until  # noqa: F401  fixtures
 
 import cns
-from cns.store import HubStore, LocalStore
+from cns.store import HubStore, LocalStore, open_store
 from cns.store.hub import INTERVAL, KEEP, LONGEST, TRIES, HubRefuses, explained, retry_after
 
 
@@ -17,8 +17,9 @@ class Answer:
         self.status_code, self.headers = status, {n.replace("_", "-"): v for n, v in headers.items()}
 
 
-def refused(status, **headers):
-    error = HfHubHTTPError.__new__(HfHubHTTPError)
+def refused(status, kind=HfHubHTTPError, **headers):
+    """An error of the client: of that status, None where there was no answer."""
+    error = kind.__new__(kind)
     Exception.__init__(error, f"{status} for https://user:hf_secret@hub")
     error.response = Answer(status, **headers) if status else None
     return error
@@ -117,3 +118,12 @@ def test_a_repo_without_an_owner_or_with_more_than_a_name_is_refused(tmp_path, r
     with pytest.raises(ValueError, match="names no dataset repo: write `hub:owner/name`"):
         HubStore(repo, tmp_path / "journal")
     assert not (tmp_path / "journal").exists()
+
+
+def test_the_journal_lies_at_home_under_the_repos_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("cns.store.HOME", tmp_path)
+    monkeypatch.setattr("cns.store.hub.get_token", lambda: "hf_writer")
+    store = open_store("hub:me/mine")
+    store.close()
+    assert isinstance(store, HubStore) and store.repo == "me/mine" and store.folder == tmp_path / "journal" / "me--mine" and store.folder.is_dir()
+    assert open_store().folder == open_store(None).folder == tmp_path
