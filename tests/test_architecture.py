@@ -66,6 +66,12 @@ def test_ruff_finds_nothing():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_type_checker_finds_nothing(tmp_path):
+    pytest.importorskip("mypy", reason="no type checker: pip install -r tests/requirements.txt")
+    done = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_top_level_holds_nothing_extra():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     top = {t.split("/")[0] for t in tracked}
