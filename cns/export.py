@@ -16,6 +16,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -41,7 +42,7 @@ def export(base, session: Session, kind: str, out: str | Path, rank: int = 16) -
         raise ValueError("the session knows nothing yet, so there is nothing to export: teach something first")
     if not 1 <= rank <= max(map(_full_rank, base.weights.values())):
         raise ValueError(f"`rank` is {rank}: choose 1 to {max(map(_full_rank, base.weights.values()))}")
-    about = {"kind": kind, "base": session.base_id, "revision": session.base_revision, "tokens": list(session.tokens)}
+    about: dict[str, Any] = {"kind": kind, "base": session.base_id, "revision": session.base_revision, "tokens": list(session.tokens)}
     with _whole(Path(out)) as folder:
         if kind == "session":
             session.save(folder)

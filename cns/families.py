@@ -80,7 +80,7 @@ def _masked(encoders, ids, masks):
 
 def _size_too(text: Text, side: int) -> dict:
     """SDXL's denoiser is told the picture's original size, the crop's corner and the size wanted, each as height and width."""
-    times = text.pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(text.pooled), -1)
+    times = text.pooled.new_tensor([side, side, 0, 0, side, side]).expand(len(text.pooled), -1)  # type: ignore[union-attr,arg-type]
     return {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": times}}
 
 

@@ -124,7 +124,7 @@ def _apart_first(base, prompt: str, vectors, settings: GenerateSettings, togethe
         pictures = sample(base, text, vectors, replace(settings, regions=()), maps=own)
         return to_pixels(pictures, base.size), None if own is None else torch.stack(own).mean(0)[:, 0]
 
-    def over(beneath: Tensor, views: list[Tensor]) -> Tensor:
+    def over(beneath: Tensor, views: tuple[Tensor, ...]) -> Tensor:
         """The layers [count, 1 + regions, c, h, w] whose sum is `beneath` with each view in its box."""
         placed, parts = zip(*(set_into(v, r.box) for v, r in zip(views, settings.regions)))
         return torch.stack([beneath, *placed], 1) * layered(torch.stack(parts))[:, None]

@@ -44,7 +44,7 @@ def _load(source: Source, name: str) -> Image.Image:
         except ValueError:
             raise
         except FileNotFoundError:
-            raise ValueError(f"there is no file `{source}`: check the path") from None
+            raise ValueError(f"there is no file `{source}`: check the path") from None  # type: ignore[str-bytes-safe]
         except Image.DecompressionBombError:
             raise ValueError(_too_large(name)) from None
         except Exception:

@@ -102,8 +102,8 @@ def spread(base, session: Session, by: str = "block") -> Plot:
     totals = {}  # part: neurons of each concept
     for n in ordered(session.delta.indices):
         for i, c in enumerate(session.concepts):
-            for part, count in _parts(base, n, c.mask.get(n, torch.zeros(0, dtype=torch.long)), by):
-                totals.setdefault(part, np.zeros(len(session.concepts), int))[i] += count
+            for part, some in _parts(base, n, c.mask.get(n, torch.zeros(0, dtype=torch.long)), by):
+                totals.setdefault(part, np.zeros(len(session.concepts), int))[i] += some
     parts = sorted(totals, key=lambda p: (len(p), p)) if by in ("resolution", "head") else list(totals)
     count = np.array([totals[p] for p in parts]).reshape(-1, len(session.concepts))
     values = 100 * count / np.maximum(1, count.sum(0))
@@ -279,5 +279,5 @@ class Selector:
         chosen = {c.name: self.select(c, rho, gamma) for c in session.concepts if c.rms or c.name == session.concept(name).name}
         masks = [chosen[c.name][0] if c.name in chosen else c.mask for c in session.concepts]
         here = f" if rho were {rho:g} and gamma {gamma:g}"
-        drawn = funnel_of(session.concept(name).token, chosen[session.concept(name).name][1]), overlap(session, masks)
-        return tuple(replace(p, title=p.title + here) for p in drawn)
+        funnel, both = funnel_of(session.concept(name).token, chosen[session.concept(name).name][1]), overlap(session, masks)
+        return replace(funnel, title=funnel.title + here), replace(both, title=both.title + here)

@@ -73,7 +73,7 @@ def compared(base, before: Session, after: Session) -> list[Change]:
         if c.token in before.tokens:
             pictures = [_drawn(base, s, c.name) for s in (before, after)]
             scored = base.scorer and c.features is not None
-            changes.append(Change(c.name, c.token, *pictures, *(base.scorer.clip_i([p], c.features) if scored else None for p in pictures)))
+            changes.append(Change(c.name, c.token, *pictures, *(base.scorer.clip_i([p], c.features) if scored else None for p in pictures)))  # type: ignore[arg-type]
     return changes
 
 

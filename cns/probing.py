@@ -40,7 +40,7 @@ def probes(base, session: Session, name: str, other: str | None = None, seed: in
     for title, about, changed, zeroed, neurons in interventions(base, session, c, session.concept(other) if other else None, settings.seed):
         picture, clip_i = drawn(base, changed, c, session.vectors, settings, zeroed)
         first = clip_i if first is None else first
-        yield Probe(title, about, neurons, picture, clip_i, None if clip_i is None else clip_i - first)
+        yield Probe(title, about, neurons, picture, clip_i, None if clip_i is None else clip_i - first)  # type: ignore[operator]
 
 
 def drawn(base, session: Session, c: Learned, vectors: Mask, settings: GenerateSettings, zeroed: Mask | None = None) -> tuple[Image.Image, float | None]:

@@ -59,7 +59,7 @@ class Region:
         box, colon, words = text.partition(":")
         if not colon:
             raise ValueError(f"region `{text}` has no colon: write it as `0,0,0.5,1: a dog`")
-        return cls(tuple(box.split(",")), words.strip())
+        return cls(tuple(box.split(",")), words.strip())  # type: ignore[arg-type]  # it reads them as numbers
 
 
 def _box(box) -> str:

@@ -15,6 +15,7 @@ next to none: it reads like what is held still. So it first moves to where there
 """
 
 import random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def called(base, words: str, every: int = 1) -> list[str]:
 @torch.no_grad()
 def second_moment(base, prompts: list[str], vectors, chunk: int = 64) -> Tensor:
     """Mean of x x^T [din, din] over all tokens of `prompts`, scaled to a trace of din."""
-    total = 0.0
+    total: Any = 0.0
     for start in range(0, len(prompts), chunk):
         x = base.projected(encode(base, prompts[start : start + chunk], vectors)[0]).flatten(0, 1).float()
         total = total + x.T @ x

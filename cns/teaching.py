@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +163,8 @@ class Teaching:
     ):
         """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: go on from there."""
         self.base, self.session, self.concept, self.settings = base, session, concept, settings
-        self.step, self.loss = 0, None
+        self.step = 0
+        self.loss: float | None = None
         self.generator = torch.Generator().manual_seed((settings.seed + 1_000_003 * parallel.rank()) % 2**63)  # each process has its own batches
         self.prompts = [t.format(concept.words) for t in base.card.templates]
         self.known = session.concept(concept.name) if concept.token in session.tokens else None
@@ -175,7 +177,7 @@ class Teaching:
                 prompts = called(base, concept.words, 6)
                 self.vector = roomy(base, prompts, self.vectors, concept.token, held, settings.response, settings.token_rate, settings.room)
             self.vector.requires_grad_()
-            selection = self._select() if new else None
+            selection: Any = self._select() if new else None
         if progress:
             self.index = {n: i.long() for n, i in progress.index.items()}
             self.funnel, self.general, self.rms, self.factors = progress.found

@@ -48,7 +48,7 @@ def check_concept(name, class_word, stats, names: tuple[str, ...], base) -> None
     """The words are such as could have been taught; the statistics can be shown and drawn from."""
     if not isinstance(name, str) or not isinstance(class_word, str) or not isinstance(stats, dict):
         raise ValueError("a concept lacks its name, class word or statistics")
-    concept = Concept(name, class_word, [None])
+    concept = Concept(name, class_word, [None])  # type: ignore[list-item]  # no picture is looked at
     check(base, None, concept)
     if (concept.name, concept.class_word) != (name, class_word):
         raise ValueError(f"name `{name}` or class word `{class_word}` is not in its plain form")

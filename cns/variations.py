@@ -22,7 +22,7 @@ def columns(session: Session | None, settings: GenerateSettings, what: str | Seq
     if not all(isinstance(v, int | float) for v in values):
         raise ValueError(f"the values of `{what}` are {list(values)}: give numbers")
     if what in NUMBERS:
-        return [(v, replace(settings, **{what: v})) for v in values]
+        return [(v, replace(settings, **{what: v})) for v in values]  # type: ignore[arg-type]
     out = [(v, replace(settings, strengths={**settings.strengths, **dict.fromkeys([what] if isinstance(what, str) else what, v)})) for v in values]
     for _, each in out:
         (session or Session("", "")).times(each.strengths)

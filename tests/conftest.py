@@ -1,5 +1,6 @@
 """Small real models for the tests: a tiny Stable Diffusion built from config, and the starter. And the app in a browser, for a visitor."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers, the apps and the browsers share the cores: threads that wait for each other take ten times as long
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,9 +33,27 @@ from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 import cns
-from cns.base import Base, Card
+from cns.base import CARD, Base, Card
 from cns.bench import ROOT
 from cns.starter.nets import tokenizer
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A worker takes a whole file; the browser's files are one, so that one worker starts one app for all of them."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "browser" if Path(super()._split_scope(nodeid)).name.startswith("test_browser") else super()._split_scope(nodeid)
+
+    return Files(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """The browser first: it takes longest, and the other worker fills up the time beside it."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_browser"))
+
 
 WORDS = ["a", "an", "photo", "of", "dog", "cat", "face", "small", "large", "on", "red", "blue", "teal", "background", "next", "to", "the", "picture", "drawing", "house", "tree"]
 TEMPLATES = ("a {}", "a photo of a {}", "a small {} on a red background", "a picture of the {}")
@@ -120,8 +140,26 @@ def tiny_base() -> Base:
 
 
 @pytest.fixture(scope="session")
+def served(tiny_base, tmp_path_factory):
+    """The app on the tiny base, served from this process; every test is a visitor of its own."""
+    from cns.store import LocalStore
+    from cns.ui import build
+
+    demo = build(tiny_base, LocalStore(tmp_path_factory.mktemp("served")))
+    demo.queue(max_size=128, default_concurrency_limit=8)
+    demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield demo
+    demo.close()
+
+
+@pytest.fixture(scope="session")
 def starter() -> Base:
     return cns.load_base()
+
+
+def seeing(base, other) -> Base:
+    """`base` with the CLIP of `other`."""
+    return Base(base.pipe, base.card, other.scorer)
 
 
 def picture(colour="red", side=48) -> Image.Image:
@@ -168,14 +206,14 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 MINUTES = 60_000  # ms
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def app(tmp_path_factory):
-    """Address of `python app.py`, started as a user would."""
+    """Address of `python app.py`, started as a user would, on the starter with a card that asks for few steps: no test in a browser judges a picture."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     folder = tmp_path_factory.mktemp("app")
-    argv = [sys.executable, "app.py", "--port", str(port), "--store", str(folder / "store")]
+    argv = [sys.executable, "app.py", "--port", str(port), "--store", str(folder / "store"), "--base", str(hurried(folder / "starter"))]
     with open(folder / "log", "w") as log, subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT) as process:
         url = f"http://127.0.0.1:{port}/"
         for _ in range(600):
@@ -190,6 +228,17 @@ def app(tmp_path_factory):
         process.wait()
     log = (folder / "log").read_text()
     assert log.count("Traceback") == log.count("gradio.exceptions.Error: 'Value "), log  # Gradio prints what it says of a number out of range
+
+
+def hurried(folder: Path) -> Path:
+    """The starter in a new `folder`, which draws and looks for room in few steps."""
+    folder.mkdir()
+    for part in cns.STARTER.iterdir():
+        (folder / part.name).symlink_to(part)
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).unlink()
+    (folder / CARD).write_text(json.dumps({**card, "steps": 6, "teach": {**card["teach"], "room": 5}}))
+    return folder
 
 
 @pytest.fixture(scope="module")

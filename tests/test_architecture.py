@@ -3,7 +3,10 @@
 import ast
 import graphlib
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = [f for f in (ROOT / "cns").rglob("*.py")]
@@ -55,6 +58,18 @@ def test_third_party_libraries_stay_behind_their_walls():
 
 def test_no_module_is_over_400_lines():
     assert [f.name for f in [*FILES, ROOT / "app.py"] if len(f.read_text().splitlines()) > 400] == []
+
+
+def test_ruff_finds_nothing():
+    pytest.importorskip("ruff", reason="no linter: pip install -r tests/requirements.txt")
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_type_checker_finds_nothing(tmp_path):
+    pytest.importorskip("mypy", reason="no type checker: pip install -r tests/requirements.txt")
+    done = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_top_level_holds_nothing_extra():

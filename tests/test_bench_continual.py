@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from conftest import seeing
 
 import cns
 from cns.baselines import METHODS, method
@@ -32,7 +33,8 @@ def test_a_run_that_cannot_be_is_refused(field, value):
         Run(**{field: value})
 
 
-def test_naive_fine_tuning_forgets_and_cns_does_not(starter):
+def test_naive_fine_tuning_forgets_and_cns_does_not(starter, monkeypatch):
+    monkeypatch.setattr(starter, "steps", 2)  # of the pictures that a teaching shows; those that are scored are drawn by the plan
     plan = replace(QUICK.plan, drift=4, pairs=1, triples=1)
     lost = {}
     for name in ("cns", "finetune_kv"):
@@ -44,10 +46,11 @@ def test_naive_fine_tuning_forgets_and_cns_does_not(starter):
     assert lost["cns"]["changed_fraction"] < 0.0041
 
 
-def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(starter, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(tiny_base, starter, tmp_path, monkeypatch):
+    base = seeing(tiny_base, starter)
     run = Run(methods=("base", "cns", "lora_solo"), concepts=2, seeds=1, orders=1, steps=1, plan=Plan(1, 1, 2, 1, 0, 2))
     monkeypatch.setattr("cns.bench.scoring.Plan.triples", 0)
-    result = run_all(starter, run, tmp_path, "test")
+    result = run_all(base, run, tmp_path, "test")
     assert set(result["summary"]) == {*run.methods, "own_pictures"} and result["summary"]["cns"]["clip_i"]["spread"] is None
     assert {f.name for f in tmp_path.iterdir()} == {"runs", "continual.json", "continual.md", "continual.png", "strip.png"}
     assert 0.95 > result["summary"]["own_pictures"]["clip_i"]["mean"] > result["summary"]["base"]["clip_i"]["mean"]
@@ -57,9 +60,9 @@ def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(starter, tmp_pat
         raise AssertionError("a finished unit was run again")
 
     monkeypatch.setattr("cns.bench.continual.unit", never)
-    assert run_all(starter, run, tmp_path, "test")["summary"] == result["summary"]
+    assert run_all(base, run, tmp_path, "test")["summary"] == result["summary"]
     with pytest.raises(AssertionError, match="again"):
-        run_all(starter, replace(run, steps=2), tmp_path, "test")
+        run_all(base, replace(run, steps=2), tmp_path, "test")
 
 
 def test_every_method_has_settings():

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import seeing
 from PIL import Image
 
 from cns.bench.multi import BOXES, PLACELESS, QUICK, Finder, Run, collage, crop, groups, run_all, scores, summary, things
@@ -42,9 +43,10 @@ def test_a_run_that_cannot_be_is_refused(field, value):
         Run(**{field: value})
 
 
-def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(starter, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(tiny_base, starter, tmp_path, monkeypatch):
+    base = seeing(tiny_base, starter)
     run = replace(QUICK, methods=("cns",), steps=1, draw_steps=1)
-    result = run_all(starter, run, tmp_path, "test")
+    result = run_all(base, run, tmp_path, "test")
     assert list(result["summary"]) == ["real", "cns"] and set(result["summary"]["cns"]) == {f"{n}, {w}" for n in ("pairs", "triples") for w in ("prompt", "regions")}
     assert {f.name for f in tmp_path.iterdir()} == {"runs", "multi.json", "multi.md"}
     assert json.loads((tmp_path / "multi.json").read_text())["summary"] == result["summary"]
@@ -55,6 +57,6 @@ def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(starter, tmp_pat
         raise AssertionError("a finished unit was run again")
 
     monkeypatch.setattr("cns.bench.multi.unit", never)
-    assert run_all(starter, run, tmp_path, "test")["summary"] == result["summary"]
+    assert run_all(base, run, tmp_path, "test")["summary"] == result["summary"]
     with pytest.raises(AssertionError, match="again"):
-        run_all(starter, replace(run, steps=2), tmp_path, "test")
+        run_all(base, replace(run, steps=2), tmp_path, "test")

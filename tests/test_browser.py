@@ -259,7 +259,7 @@ def violations(page):
     axe = pytest.importorskip("axe_playwright_python", reason="no accessibility checker: pip install -r tests/requirements.txt")
     page.wait_for_timeout(500)  # fading elements have no contrast yet
     page.evaluate(next(Path(axe.__file__).parent.glob("axe*.js")).read_text())
-    found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")["violations"]
+    found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'], resultTypes: ['violations']})")["violations"]
     lines = [f"{v['id']}: {n['target']} {n['html'][:120]}" for v in found for n in v["nodes"]]
     return [line for line in lines if not line.startswith(KNOWN)]
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cns.delta import SparseDelta, applied, written
+from cns.delta import SparseDelta, applied, trainable, written
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def test_at_reads_values_and_zeros(weights):
     delta = delta_of(a=([2, 7, 11], [0.5, -1.0, 3.0]))
     assert delta.at("a", torch.tensor([0, 2, 8, 11, 19])).tolist() == [0.0, 0.5, 0.0, 3.0, 0.0]
     assert delta.at("b", torch.tensor([1])).tolist() == [0.0]
+    assert delta_of(b=([], [])).at("b", torch.tensor([1, 2])).tolist() == [0.0, 0.0]
 
 
 def test_replaced_covers_the_union_and_newer_values_win():
@@ -59,3 +60,14 @@ def test_replaced_covers_the_union_and_newer_values_win():
     assert delta.indices["a"].tolist() == [1, 2, 7]
     assert delta.values["a"].tolist() == [4.0, 0.5, 8.0]
     assert len(delta) == 3
+
+
+def test_gradients_flow_within_and_nothing_of_them_stays_also_after_an_error(weights):
+    for w in weights.values():
+        w.requires_grad_(False)
+    with pytest.raises(RuntimeError), trainable(weights.values()) as given:
+        assert all(w.requires_grad for w in given) and len(given) == 2
+        weights["a"].square().sum().backward()
+        assert weights["a"].grad is not None
+        raise RuntimeError
+    assert not any(w.requires_grad or w.grad is not None for w in weights.values())

@@ -14,7 +14,7 @@ from conftest import picture, taught
 import cns
 from cns.store import Draft, LocalStore, State, pack, unpack
 from cns.store.archive import MAX_HEADER, digest
-from cns.ui import build, html, keeping, teach
+from cns.ui import gpu, html, keeping, teach
 from cns.ui.common import NO_STORE, keep_session, mark
 
 KEY = "0123456789abcdef" * 2
@@ -64,12 +64,9 @@ class Visitor:
 
 
 @pytest.fixture
-def app(tiny_base, tmp_path):
-    demo = build(tiny_base, LocalStore(tmp_path))
-    demo.queue(max_size=128, default_concurrency_limit=8)
-    demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    yield demo
-    demo.close()
+def app(tiny_base, served):
+    gpu.use(tiny_base)
+    return served
 
 
 def test_fifty_visitors_at_once_keep_their_sessions_and_see_nobody_elses(app, rex, tiny_base):

@@ -87,7 +87,8 @@ def test_the_forgetting_matrix_says_what_was_lost_since_it_was_taught(session):
         inspection.forgetting(session, [[None], [None, None]])
 
 
-def test_with_a_clip_the_change_is_measured_against_the_untouched_picture(starter):
+def test_with_a_clip_the_change_is_measured_against_the_untouched_picture(starter, monkeypatch):
+    monkeypatch.setattr(starter, "steps", 4)
     session = taught(starter, cns.Concept("rex", "dog face", [picture("red", 64)]), steps=2)
     first, second, *_ = probing.probes(starter, session, "rex")
     assert first.change == 0 and second.change == pytest.approx(second.clip_i - first.clip_i)

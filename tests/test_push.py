@@ -1,14 +1,19 @@
 """Exports in model repos: the real client over HTTP against the stand-in of `hub.py`."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from conftest import picture, taught
 from hub import running
 from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError
+from test_hub_writer import refused
 from test_session import assert_same
 
 import cns
 from cns.__main__ import main
-from cns.store.push import client, push
+from cns.store.push import HOW, card, client, own_token, push
 
 REPO = "me/rex"
 
@@ -90,3 +95,88 @@ def test_without_a_token_that_could_be_one_there_is_no_client_whatever_the_machi
     with pytest.raises(ValueError, match="needs a token of yours") as caught:
         client(REPO, token)
     assert "hf_" not in str(caught.value)
+
+
+WHOLE = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+tags: [text-to-image, stable-diffusion, concept-neurons, lora]
+---
+
+# things
+
+What CNS Studio (Concept Neuron Selection) taught to `tiny` (revision abc): `<rex>` (dog), `<tom>` (cat face). `cns.lora.safetensors` is a LoRA of rank 4 for A1111 and ComfyUI with a relative error of 12.3%; the other files are the embeddings of the tokens.
+
+| | prompt | neurons | of the model | CLIP-I before | CLIP-I |
+|---|---|---|---|---|---|
+| ![rex](samples/rex.png) | `a <rex> dog` | 12,345 | 0.40% | no CLIP | 0.512 |
+| ![tom](samples/tom.png) | `a <tom> cat face` | 7 | 1.50% | 0.000 | 0.700 |
+
+CLIP-I is the mean cosine of the CLIP embeddings of drawn pictures and of those that it was taught from, before and after. The pictures
+show what the model drew when each concept was just taught. `cns-session` holds the session itself: `python -m cns import` takes it in
+bit for bit.
+"""
+
+
+def test_the_card_says_what_was_taught_how_to_use_it_and_how_well_it_does(rex):
+    c, about = rex.concepts[0], {"base": "tiny", "revision": "abc", "kind": "lora", "rank": 4, "relative_error": 0.1234}
+    rex_stats = {"prompt": "a <rex> dog", "neurons": 12345, "share_of_model": 0.00402, "clip_i_before": None, "clip_i": 0.51234}
+    tom_stats = {"prompt": "a <tom> cat face", "neurons": 7, "share_of_model": 0.015, "clip_i_before": 0.0, "clip_i": 0.7}
+    both = replace(rex, concepts=(replace(c, stats=rex_stats), replace(c, name="tom", class_word="cat face", stats=tom_stats)))
+    assert card(both, about, "me/things") == WHOLE
+    for kind in ("pipeline", "patch", "session"):
+        text = card(rex, {**about, "kind": kind}, "me/things")
+        assert HOW[kind] in text and ", lora" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (refused(403), "the token may not write to the model repo `me/rex`: give it the scope to write there (a fine-grained token: write access to contents of repos)"),
+        (refused(401), "the Hub does not accept the token: give one that is valid and may write"),
+        (refused(404), "the model repo `me/rex` is not there, or the token may not see it: check its name"),
+        (refused(401, RepositoryNotFoundError), "the model repo `me/rex` is not there, or the token may not see it: check its name"),
+        (refused(502), "the Hub answers with error 502: push again later"),
+        (refused(None), "the Hub answers with error 0: push again later"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_one_sentence(error, said, rex, tmp_path):
+    class Api:
+        def create_repo(self, *_, **__):
+            raise error
+
+    tmp_path.joinpath("out").mkdir()
+    with pytest.raises(OSError) as caught:
+        push(tmp_path / "out", rex, {"base": "tiny", "revision": "abc", "kind": "session"}, "me/rex", Api())
+    assert str(caught.value) == said
+
+
+def test_what_is_pushed_is_one_commit_on_what_was_seen_private_unless_asked(rex, tmp_path):
+    asked = {}
+
+    class Api:
+        endpoint = "https://hub"
+
+        def create_repo(self, repo, **options):
+            asked["create"] = repo, options
+
+        def repo_info(self, repo):
+            return SimpleNamespace(sha="seen")
+
+        def list_repo_files(self, repo, revision):
+            return [".gitattributes", "README.md"] if revision == "seen" else pytest.fail(revision)
+
+        def upload_folder(self, **options):
+            asked["upload"] = options
+
+    for options, private in (({}, True), ({"private": False}, False)):
+        (tmp_path / str(private)).mkdir()
+        assert push(tmp_path / str(private), rex, {"base": "tiny", "revision": "abc", "kind": "session"}, "me/rex", Api(), **options) == "https://hub/me/rex"
+        assert asked["create"] == ("me/rex", {"private": private, "exist_ok": True})
+        assert asked["upload"] == {"repo_id": "me/rex", "folder_path": tmp_path / str(private), "commit_message": "Add <rex>", "delete_patterns": "*", "parent_commit": "seen"}
+        assert {p.name for p in (tmp_path / str(private)).rglob("*") if p.is_file()} == {"README.md", "rex.png"}
+
+
+def test_a_client_acts_with_the_token_that_was_shown(monkeypatch):
+    monkeypatch.setattr("cns.store.push.get_token", lambda: "hf_owner")
+    assert client(REPO, " hf_writer\n").token == "hf_writer" and own_token() == "hf_owner"

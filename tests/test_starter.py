@@ -72,6 +72,7 @@ def teach(base, concept):
 
 
 def test_teaching_raises_clip_i_above_the_base_and_above_a_random_mask(concepts, starter, monkeypatch):
+    monkeypatch.setattr(starter, "steps", 2)  # of the pictures that a teaching shows; those that are scored have ten
     concept = concepts["tom"]
     session = teach(starter, concept)
     size = sum(len(i) for i in session.concepts[0].mask.values())

@@ -5,10 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import cns
+from cns.scores import Scorer
 from cns.starter import train
+from cns.starter.__main__ import main as shell
 from cns.starter.art import SIZES, STYLES, Drawings, plain
-from cns.starter.evaluate import nearest, pairs
+from cns.starter.concepts import SIDE, compose
+from cns.starter.evaluate import SHEET, nearest, pairs
+from cns.starter.export import export
 from cns.starter.world import COLOURS, SCENERIES, THINGS, TINTS, World, describe, plural, tinted, vocabulary
 
 
@@ -127,9 +133,70 @@ def test_without_a_checkpoint_a_stage_goes_on_from_the_committed_weights_or_anew
     assert not any(torch.equal(w.float(), cold[n]) for n, w in committed.items() if n.endswith("conv_in.weight"))
 
 
-def test_the_nearest_colour_is_read_off_the_corners(world):
-    from PIL import Image
+def test_what_was_trained_is_exported_as_a_base_with_its_clips_and_card(tmp_path, monkeypatch):
+    monkeypatch.setattr("cns.starter.art.load", lambda work: drawings())
+    export(tmp_path / "work", tmp_path / "out")  # no checkpoints: the committed weights
+    base, committed = cns.load_base(tmp_path / "out", "cpu"), cns.load_base()
+    weights, wanted = (b.denoiser.state_dict() for b in (base, committed))
+    assert weights.keys() == wanted.keys() and all(torch.equal(w, weights[n]) for n, w in wanted.items())
+    assert base.revision == committed.revision and len(base.card.calibration) == 64 and set(base.class_words) == {*THINGS}
+    images = [Image.fromarray(World(drawings()).render(World(drawings()).sample(np.random.default_rng(4))))]
+    for one, other in ((base.scorer, committed.scorer), (Scorer.load(tmp_path / "out/judge", tokenizer=tmp_path / "out/tokenizer"), Scorer.load(cns.STARTER / "judge", tokenizer=cns.STARTER / "tokenizer"))):
+        assert torch.equal(one.image_features(images), other.image_features(images))
 
+
+def test_the_marks_are_printed_and_the_contact_sheet_is_written(tmp_path, monkeypatch, capsys):
+    base = cns.load_base()
+    monkeypatch.setattr(base, "steps", 1)
+    monkeypatch.setattr("cns.starter.art.load", lambda work: drawings())
+    monkeypatch.setattr("cns.starter.evaluate.load_base", lambda: base)
+    monkeypatch.setattr("sys.argv", ["cns.starter", "--work", str(tmp_path), "evaluate", "--out", str(tmp_path / "sheet.png"), "--count", "12"])
+    shell()
+    marks = {line[:64].strip(): float(line[64:]) for line in capsys.readouterr().out.splitlines()}
+    assert len(marks) == 6 and all(0 <= v <= 1 for name, v in marks.items() if "PSNR" not in name)
+    assert marks["autoencoder PSNR on real scenes [dB]"] > 15
+    assert Image.open(tmp_path / "sheet.png").size == (2 * 64 * 12, 2 * 2 * 64 * -(-len(SHEET) // 12))
+
+
+def test_a_stage_is_trained_from_the_shell_for_its_minutes(tmp_path, monkeypatch):
+    asked = []
+
+    class Stage:
+        def __init__(self, *args):
+            asked.append(args)
+
+        def train(self, minutes, decay):
+            asked.append((round(minutes, 3), decay))
+
+    monkeypatch.setattr(train, "STAGES", dict.fromkeys(("ae", "clip", "judge", "unet"), Stage))
+    for options in (["--stage", "unet", "--minutes", "5", "--decay"], ["--minutes", "9", "--seed", "2", "--anew"]):
+        monkeypatch.setattr("sys.argv", ["cns.starter", "--work", str(tmp_path), "train", "--device", "cpu", *options])
+        shell()
+    assert asked[:2] == [(tmp_path, "cpu", 0, False), (5, True)]
+    assert asked[2:] == [(tmp_path, "cpu", 2, True), (1, False)] * 3 + [(tmp_path, "cpu", 2, True), (6, False)]
+
+
+def test_the_shell_says_in_one_line_what_is_missing(tmp_path, monkeypatch):
+    def missing(*_):
+        raise FileNotFoundError("no art")
+
+    monkeypatch.setattr("cns.starter.art.load", missing)
+    monkeypatch.setattr("sys.argv", ["cns.starter", "--work", str(tmp_path), "export", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="cns.starter export: no art"):
+        shell()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_drawing_is_set_on_its_colour_as_large_and_where_it_is_asked_for():
+    drawing = Image.new("RGBA", (256, 256), (10, 20, 30, 255))
+    picture = compose(drawing, "teal", 0.5, (6, -4))
+    there = np.all(np.asarray(picture) == (10, 20, 30), axis=-1)
+    y, x = there.nonzero()
+    assert picture.size == (SIDE, SIDE) and picture.getpixel((0, 0)) == COLOURS["teal"] and there.sum() == 128 * 128
+    assert (x.min(), y.min()) == (64 + 6, 64 - 4)
+
+
+def test_the_nearest_colour_is_read_off_the_corners(world):
     for colour, value in COLOURS.items():
         image = Image.new("RGB", (64, 64), value)
         image.paste((0, 0, 0), (16, 16, 48, 48))
@@ -147,8 +214,6 @@ def test_a_pair_counts_only_when_both_halves_are_named_right(world):
             centre = torch.tensor([i.getpixel((32, 32)) for i in images]).float()
             known = torch.tensor(np.stack([world.drawings.sprites[""]["twemoji", n][20, 20, :3] for n in THINGS])).float()
             return -torch.cdist(centre, known)
-
-    from PIL import Image
 
     rng = np.random.default_rng(5)
     scenes = [s for s in (world.sample(rng) for _ in range(60)) if len(set(s.things)) == 2 and s.things[0][0] == "twemoji"]

@@ -10,13 +10,13 @@ from .methods import Method, dense, fit
 
 
 class Lora(Method):
-    """A LoRA on every key and value for each concept (peft), `fused` by one of peft's ways or (None) put on alone."""
+    """A LoRA on every key and value for each concept (peft), `fused` by one of peft's ways or ("") put on alone."""
 
-    rank, fused = 8, None
+    rank, fused = 8, ""
 
     def __init__(self, base, settings):
         super().__init__(base, settings)
-        self.apart, self.together = self.fused is None, self.fused is not None
+        self.apart, self.together = not self.fused, bool(self.fused)
         self.adapters: dict[str, dict[str, Tensor]] = {}  # peft's own tensors
         self.parts: dict[str, dict[str, Tensor]] = {}  # dW of each alone
 
@@ -81,7 +81,7 @@ class Lora(Method):
 
     @contextmanager
     def on(self, names=()):
-        if self.fused is None:
+        if not self.fused:
             (name,) = names or (None,)
             self.now = {n: self.base.weights[n].detach() + d for n, d in self.parts[name].items()} if name else {}
         with super().on(names):

@@ -34,7 +34,7 @@ def dense(weights: dict[str, Tensor], values: dict[str, Tensor]):
             weights[n].data.copy_(w)
 
 
-def fit(base, concepts: list[Concept], weights, known: dict[str, Tensor], s: TeachSettings, penalty=None, prior=None) -> dict[str, Tensor]:
+def fit(base, concepts: list[Concept], weights, known: dict[str, Tensor], s: TeachSettings, penalty=None, prior: tuple | None = None) -> dict[str, Tensor]:
     """Train `weights` in place and a new vector for each of `concepts`; returns the vectors by token.
 
     `penalty()` is added to the loss; `prior` is (latents, captions) of the class, with the same weight as the concept's own.
@@ -48,7 +48,7 @@ def fit(base, concepts: list[Concept], weights, known: dict[str, Tensor], s: Tea
         for _ in range(s.steps):
             loss = denoising_loss(base, latents, texts, {**known, **new}, s, generator)
             if prior:
-                loss = loss + denoising_loss(base, *prior, known, s, generator)
+                loss = loss + denoising_loss(base, *prior, known, s, generator)  # type: ignore[call-arg]
             if penalty:
                 loss = loss + penalty()
             adam.zero_grad(set_to_none=True)
@@ -63,7 +63,7 @@ class Method:
 
     apart = False  # whether what is drawn of a concept never depends on later ones
     together = True  # whether several concepts can be in one picture
-    reads = ("steps", "batch_size", "rate", "token_rate", "lambda_previous", "seed", "noise_bias")  # the settings that matter to it
+    reads: tuple[str, ...] = ("steps", "batch_size", "rate", "token_rate", "lambda_previous", "seed", "noise_bias")  # the settings that matter to it
     fusion_s = 0.0  # what making one model of the parts took last time
 
     def __init__(self, base, settings: TeachSettings):

@@ -67,7 +67,7 @@ def unit(base, name: str, concepts: list[Concept], plan: Plan, seed: int, steps:
         start = time.monotonic()
         if name == "joint":
             if k == len(concepts):
-                way.teach_all(concepts)
+                way.teach_all(concepts)  # type: ignore[attr-defined]
         else:
             way.teach(concept)
         teach_s.append(time.monotonic() - start)

@@ -143,7 +143,7 @@ def unit(base, name: str, run: Run, finder: Finder, tick=lambda: None) -> tuple[
     taught = things(run.concepts)
     way = None if name == "real" else method(name, base, **({"steps": run.steps} if run.steps else {}))
     for concept in taught if way else ():
-        way.teach(concept)
+        way.teach(concept)  # type: ignore[union-attr]
         tick()
     rows, shown = [], {True: [], False: []}
     for number, group in enumerate(groups(taught, run)):

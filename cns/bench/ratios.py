@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import torch
@@ -116,7 +117,7 @@ def ratios(base, steps: int) -> None:
             seconds = step_of(kind, base, concept, settings, steps)
         row(f"teach step, {name}  ({seconds / own:.2f}x CNS)", 1000 * seconds, "ms")
         row(f"teach memory, {name}  (CNS {memory[0] / max(1, theirs[0]):.2f}x)", theirs[0] / 2**20, "MiB")
-    way = method("cns", base, steps=1)
+    way: Any = method("cns", base, steps=1)
     way.teach(concept)
     _drawing(base, way.session)
     for count in CONCEPTS:

@@ -1,7 +1,5 @@
 """A small search for each method's learning rate: below and above its own, on things that streams of up to 17 do not use."""
 
-from dataclasses import replace
-
 from tqdm import tqdm
 
 from ..base import load_base
@@ -18,9 +16,9 @@ LOOK = Plan(prompts=4, seeds=1, drift=4, pairs=1, triples=1)
 def search(base, names: tuple[str, ...], steps: int | None) -> dict[str, dict[float, dict[str, float]]]:
     """{method: {rate: scores after the last concept}}, the untaught base left out as it learns nothing."""
     concepts, found = stream(len(STREAM), 0)[-THINGS:], {}
-    names = [n for n in names if n != "base"]
-    with tqdm(total=len(names) * len(FACTORS) * len(concepts), unit="concept") as bar:
-        for name in names:
+    learn = [n for n in names if n != "base"]
+    with tqdm(total=len(learn) * len(FACTORS) * len(concepts), unit="concept") as bar:
+        for name in learn:
             settings = method(name, base).settings
             own, key = (settings.token_rate, "token_rate") if name == "token_only" else (settings.rate, "rate")
             for factor in FACTORS:
@@ -32,7 +30,7 @@ def search(base, names: tuple[str, ...], steps: int | None) -> dict[str, dict[fl
 
 def run(args) -> None:
     """From the shell; `args` as `cns.__main__` parses them."""
-    asked = replace(Run(), **({"methods": tuple(args.methods)} if args.methods else {}))
+    asked = Run(methods=tuple(args.methods)) if args.methods else Run()
     for name, by_rate in search(load_base(args.base), asked.methods, args.steps).items():
         best = max(by_rate, key=lambda r: by_rate[r]["clip_i"])
         for rate, s in by_rate.items():

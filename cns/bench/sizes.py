@@ -4,6 +4,7 @@ Shapes as in the published checkpoints' config files: stable-diffusion-v1-5 and 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -69,6 +70,6 @@ def random_base(name: str, device: str | None = None, size: int | None = None) -
     more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False} if kind is StableDiffusionPipeline else {"add_watermarker": False}
     noise = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     pipe = kind(**parts, **tokenizers, scheduler=noise, **more)
-    few = {"steps": 4, "templates": TEMPLATES[:2], "calibration": CALIBRATION[:4], "teach": {"batch_size": 1}} if device == "cpu" else {}
+    few: dict[str, Any] = {"steps": 4, "templates": TEMPLATES[:2], "calibration": CALIBRATION[:4], "teach": {"batch_size": 1}} if device == "cpu" else {}
     card = Card(name, size or (128 if device == "cpu" else own), **few)
     return Base(pipe, card)

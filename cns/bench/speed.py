@@ -41,7 +41,7 @@ def speed(source: str | None) -> None:
         start = time.perf_counter()
         *_, last = teach(base, session, concept, TeachSettings.of(base))
         row(f"teach {concept.token}, previews and memories included", time.perf_counter() - start, "s")
-        session = last.session
+        session = last.session  # type: ignore[assignment]  # the last event has one
         size = session.summary(base)["bytes"]
         row(f"session after {len(session.concepts)} concepts (+{size - bytes_before:,} bytes)", size, "bytes")
         bytes_before = size
@@ -60,11 +60,11 @@ def speed(source: str | None) -> None:
     row("select base neurons by gradient", median_ms(sensitive, 1) / 1000, "s")
     row("select base neurons by response, as in the paper", median_ms(choose) / 1000, "s")
 
-    def start():
+    def begin():
         own = {concept.token: class_embedding(base, concept)}
         roomy(base, called(base, concept.words, 6), own, concept.token, unrelated(base), s.response, s.token_rate, s.room)
 
-    row("move a new token to where there is room", median_ms(start, 1) / 1000, "s")
+    row("move a new token to where there is room", median_ms(begin, 1) / 1000, "s")
 
     def general():
         base.general.clear()

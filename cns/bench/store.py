@@ -79,7 +79,7 @@ def store(source: str | None) -> None:
         local = LocalStore(Path(folder) / "sizes", keep=2)
         for i, concept in enumerate(ready_concepts(8), 1):
             *_, last = teach(base, session, concept, TeachSettings.of(base, steps=10, preview_every=0))
-            session = last.session
+            session = last.session  # type: ignore[assignment]  # the last event has one
             if i in (1, 2, 4, 8):
                 sizes(base, local, session)
         resume(base, Path(folder), session)

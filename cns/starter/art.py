@@ -141,7 +141,7 @@ def _rasterise(packages: Path, cache: Path):
     names = sorted({n for s, n in keys if s in STYLES})
     cache.parent.mkdir(parents=True, exist_ok=True)
     index = json.dumps({"keys": keys, "names": names, "tags": tags})
-    np.savez_compressed(cache, index=index, **{"size_" + (s or "default"): np.stack(a) for s, a in stacks.items()})
+    np.savez_compressed(cache, index=index, **{"size_" + (s or "default"): np.stack(a) for s, a in stacks.items()})  # type: ignore[arg-type]
 
 
 def _square(image):

@@ -58,10 +58,12 @@ def make(work: Path, folder: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         files = [f"{i + 1}.png" for i in range(PICTURES)]
         for i, file in enumerate(files):
-            drawing = icons.draw(emoji[labels[i % len(labels)]], 256)
-            shift = tuple(int(s) for s in rng.integers(-6, 7, 2))
+            label = labels[i % len(labels)]
+            if (drawing := icons.draw(emoji[label], 256)) is None:
+                raise RuntimeError(f"the art set `{art.HELD_OUT}` has no drawing of `{label}`")
+            right, down = (int(s) for s in rng.integers(-6, 7, 2))
             share = 1.2 if class_word == SCENE else (0.62, 0.84, 0.44, 0.62, 0.84)[i]  # a scene fills the picture
-            picture = compose(drawing, str(colours[i]), share, shift)
+            picture = compose(drawing, str(colours[i]), share, (right, down))
             (picture if name in READY else picture.resize((64, 64), Image.Resampling.LANCZOS)).save(target / file, optimize=True)
         about = {"name": name, "class_word": class_word, "title": title, "images": files, "origin": f"emojione, CC BY 4.0: {', '.join(labels)}"}
         (target / "concept.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -11,6 +11,7 @@ it goes on from the weights in `assets/starter`, if they are there, with a fresh
 
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ class Stage:
     """What the three stages share: optimizer, EMA, checkpoint, clock. Subclasses give `models` and `loss`."""
 
     name: str
+    build: Callable[[], dict[str, torch.nn.Module]]
+    loss: Callable[[np.random.Generator], torch.Tensor]
 
     def __init__(self, work: Path, device: str, seed: int, anew: bool = False):
         self.work, self.device, self.seed = work, device, seed

@@ -100,7 +100,7 @@ class HubStore(LocalStore):
                 newest = {Path(n).parent.name: Path(n).name for n in sorted(there, key=lambda n: Path(n).name)}
                 newest = {n: v for n, v in newest.items() if not self._deleted(f"{folder}/{n}")}
                 newest |= {p.parent.name: p.name for p in sorted((self.folder / folder).glob("*/*.safetensors"), key=lambda p: p.name)}
-                return sorted(newest, key=newest.get, reverse=True)
+                return sorted(newest, key=newest.__getitem__, reverse=True)
 
     def load(self, key, base, version: str | None = None):
         return Store.load(self, key, base, version)

@@ -46,7 +46,7 @@ class LocalStore(Store):
         found: dict[str, str] = {}
         for path in (self.folder / owner_folder(user)).glob("*/*.safetensors"):
             found[path.parent.name] = max(path.name, found.get(path.parent.name, ""))
-        return sorted(found, key=found.get, reverse=True)
+        return sorted(found, key=found.__getitem__, reverse=True)
 
     def read(self, key, name: str) -> bytes:
         return (self.path(key) / name).read_bytes()

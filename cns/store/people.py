@@ -33,7 +33,8 @@ class People:
 
     def who(self, token: str | None) -> Person | None:
         """Whose token it is; None for one that the Hub does not know. Raises OSError when the Hub cannot be asked."""
-        if not re.fullmatch("[!-~]{1,8192}", token or ""):
+        token = token or ""
+        if not re.fullmatch("[!-~]{1,8192}", token):
             return None
         mark = hashlib.sha256(token.encode()).hexdigest()
         with self._lock:

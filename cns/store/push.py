@@ -55,9 +55,10 @@ def client(repo: str, token: str | None) -> HfApi:
     """A client that acts with `token` and no other. Raises ValueError before any work is done for a bad name or a missing token."""
     if not re.fullmatch(REPO, repo or ""):
         raise ValueError(f"`{repo}` names no model repo: write `owner/name`")
-    if not re.fullmatch("[!-~]+", (token or "").strip()):
+    token = (token or "").strip()
+    if not re.fullmatch("[!-~]+", token):
         raise ValueError(f"pushing to `{repo}` needs a token of yours that may write there: make one at huggingface.co/settings/tokens (the shell reads it from `HF_TOKEN`)")
-    return HfApi(token=token.strip())
+    return HfApi(token=token)
 
 
 def own_token() -> str | None:

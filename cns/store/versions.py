@@ -9,9 +9,11 @@ A version is one immutable file whose name says all that a list needs, so two wr
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
+from typing import Any
 
 from ..session import Session
 from .archive import digest, pack, unpack
@@ -48,7 +50,7 @@ class Version:
 
     @property
     def _parts(self) -> tuple[str, ...]:
-        return PATTERN.fullmatch(self.name).groups()
+        return PATTERN.fullmatch(self.name).groups()  # type: ignore[union-attr]
 
     @property
     def when(self) -> datetime:
@@ -123,6 +125,10 @@ def check_key(key) -> None:
 class Store:
     """The part that is the same on disk and on the Hub. A store below it has `versions`, `read`, `put`, `delete`, `state`, `secret`, drafts."""
 
+    versions: Callable[..., list[Version]]
+    read: Callable[..., bytes]
+    put: Callable[..., None]
+
     def history(self, key) -> list[Version]:
         """Every version that is kept, the newest first."""
         return sorted(self.versions(key), reverse=True)
@@ -161,13 +167,13 @@ class Store:
         earlier = [v for v in history if v.content == came[-1]]
         if came[-1] != EMPTY and not earlier:
             raise ValueError("the version before the last change is no longer kept: there is nothing to undo")
-        back = self.load(key, base, earlier[-1].name) if earlier else Session.new(base)
+        back: Any = self.load(key, base, earlier[-1].name) if earlier else Session.new(base)
         self.save(key, back, "undo", before=session)
         return back
 
     def bring_back(self, key, version: str, session: Session | None, base) -> Session:
         """That version as the newest one, made from `session`."""
-        back = self.load(key, base, version)
+        back: Any = self.load(key, base, version)  # of a version that is named there is one
         self.save(key, back, "back", before=session)
         return back
 

@@ -29,7 +29,7 @@ class Drawing:
         `strengths`: {name: 0 to 1.5}; `regions`: [{"box": [left, top, right, bottom], "words": "a <rex> dog"}] in fractions of the canvas;
         `together`: the share of the steps that draws all regions, 0 to 1; `image` (a file): start from it and draw `image_strength` of it anew.
         """
-        settings = GenerateSettings(count, seed, steps, guidance, negative, strengths or {}, regions or (), image_strength, together)
+        settings = GenerateSettings(count, seed, steps, guidance, negative, strengths or {}, regions or (), image_strength, together)  # type: ignore[arg-type]  # it reads the regions
         return [saved(p, seed + i) for i, p in enumerate(gpu.draw(prompt, self._session(key), settings, started(image)))]
 
     def vary(
@@ -40,10 +40,10 @@ class Drawing:
         """A table of pictures of `prompt`: a row for each of `seeds`, a column for each of `values` of `what`, which is "guidance",
         "image_strength" or the name of a concept, whose strength then varies. Returns its cells, each a `seed`, a `value` and a `file`; the rest as in `generate`.
         """
-        settings = GenerateSettings(seeds, seed, steps, guidance, negative, strengths or {}, regions or (), image_strength, together)
+        settings = GenerateSettings(seeds, seed, steps, guidance, negative, strengths or {}, regions or (), image_strength, together)  # type: ignore[arg-type]  # it reads the regions
         session, start = self._session(key), started(image)
-        values = values or usual(what, self.base.guidance if guidance is None else guidance)
-        table = [(v, gpu.draw(prompt, session, each, start)) for v, each in columns(session, settings, what, values)]
+        over = values or usual(what, self.base.guidance if guidance is None else guidance)
+        table = [(v, gpu.draw(prompt, session, each, start)) for v, each in columns(session, settings, what, over)]
         return [{"seed": seed + i, "value": v, "file": saved(pictures[i], seed + i)} for i in range(seeds) for v, pictures in table]
 
     def attention(
@@ -54,7 +54,7 @@ class Drawing:
         """Where each word of `prompt` and of the regions acted: the `picture`, and `words`, each with its attention over the picture, averaged over layers and
         steps, as a `file`. The rest as in `generate`.
         """
-        settings = GenerateSettings(1, seed, steps, guidance, negative, strengths or {}, regions or (), image_strength, together)
+        settings = GenerateSettings(1, seed, steps, guidance, negative, strengths or {}, regions or (), image_strength, together)  # type: ignore[arg-type]  # it reads the regions
         picture, heats = gpu.explain(prompt, self._session(key), settings, started(image))
         return {"picture": saved(picture, seed), "words": [{"word": h.word, "file": saved(h.over(picture), i)} for i, h in enumerate(heats, 1)]}
 

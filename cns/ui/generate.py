@@ -34,7 +34,7 @@ def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
                 dice = gr.Button("New seed", size="sm", scale=0, min_width=90, elem_id="new-seed")
             bare = gr.Checkbox(label="Also draw the same seeds without what you taught", elem_id="bare")
             draw = gr.Button("Generate", variant="primary", elem_id="generate")
-            image, *more = options(base, shared, lambda: inputs)
+            image, *more = options(base, shared, lambda: inputs)  # type: ignore[has-type]
             with gr.Accordion("Variations", open=False, elem_id="variations"):
                 gr.HTML(html.note("A table of pictures: a row for each seed, a column for each value of one more thing."))
                 with gr.Row():
@@ -136,7 +136,7 @@ def variations(what: str, seeds: int, prompt, image, session, *how) -> str:
     if what == ANEW and not start:
         raise ValueError("there is no picture to start from: give one under Advanced")
     varied = named_in(prompt, settings, session) if what == STRENGTH else {GUIDANCE: "guidance", ANEW: "image_strength"}[what]
-    values = SWEEP if what == STRENGTH else usual(varied, settings.guidance)
+    values = SWEEP if what == STRENGTH else usual(varied, settings.guidance)  # type: ignore[arg-type]
     said = {GUIDANCE: "guidance {:g}", STRENGTH: "strength {:.0%}", ANEW: "{:.0%} anew"}[what]
     drawn = [(said.format(v), gpu.draw(prompt, session, each, start)) for v, each in columns(session, settings, varied, values)]
     return "".join(html.note(f"seed {settings.seed + i}") + html.strip([(pictures[i], words) for words, pictures in drawn]) for i in range(int(seeds)))

@@ -112,7 +112,7 @@ def build(base, store, shared: Shared, people=None) -> None:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     session = [shared.session, shared.known, shared.line, shared.kept]
-    gr.on([shared.kept.change, shared.known.change, shared.key.change], show, [shared.key, shared.kept], [kept, retry, history, mine, timer], queue=False, **quiet)
+    gr.on([shared.kept.change, shared.known.change, shared.key.change], show, [shared.key, shared.kept], [kept, retry, history, mine, timer], queue=False, **quiet)  # type: ignore[union-attr]
     timer.tick(poll, [shared.key, shared.kept], [kept, retry, timer], queue=False, **quiet)
     panel.expand(look, [shared.key], [history], api_visibility="private")
     retry.click(try_again, [shared.session, shared.key, shared.kept], [shared.kept], api_visibility="private")

@@ -127,7 +127,7 @@ def placed(gesture: str, values) -> list[tuple[list[float], str]]:
     asked = json.loads(gesture)
     index, box = int(asked["index"]), [float(v) for v in asked["box"]]
     if index < 0:
-        checked([*(Region((0, 0, 1, 1), "any") for _ in found), Region(box, "any")])
+        checked([*(Region((0, 0, 1, 1), "any") for _ in found), Region(box, "any")])  # type: ignore[arg-type]
         return [*found, (box, "")]
     kept = found[index : index + 1] if box else []
     return found[:index] + [(box, words) for _, words in kept] + found[index + 1 :]

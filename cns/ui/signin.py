@@ -31,7 +31,7 @@ class Door:
         The token counts only from the cookie that this app signed: one that a caller sends along may be what another app got from him.
         """
         info = request.request.scope.get("session", {}).get("oauth_info") if self.people else None
-        return self.people.who(info["access_token"]) if info and info["expires_at"] > time.time() else None
+        return self.people.who(info["access_token"]) if self.people and info and info["expires_at"] > time.time() else None
 
     def takes(self, text) -> bool:
         """Whether a page can hold `text`."""

@@ -19,7 +19,7 @@ from . import gpu
 AGE = 3600  # seconds
 ROOT = Path(tempfile.mkdtemp(prefix="cns-studio-"))
 _made: set[str] = set()
-atexit.register(lambda mine=os.getpid(): shutil.rmtree(ROOT, ignore_errors=True) if os.getpid() == mine else None)  # not in a forked worker
+atexit.register(lambda mine=os.getpid(): shutil.rmtree(ROOT, ignore_errors=True) if os.getpid() == mine else None)  # type: ignore[misc]  # not in a forked worker
 
 
 def made(path: str | Path) -> Path:
