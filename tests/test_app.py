@@ -92,10 +92,20 @@ def test_one_visitors_session_is_not_seen_by_the_next(on_gpu, concept):
         gpu.draw("a <rex> dog", None, cns.GenerateSettings())
 
 
-def test_a_stop_ends_the_teaching_and_keeps_what_was_learned(on_gpu, concept):
-    gpu.flag(RUN, "keep").touch()
-    events = [*gpu.teach(None, concept, cns.TeachSettings(**{**QUICK, "steps": 500}), RUN)]
-    assert events[-1].step == 1 and events[-1].session.tokens == ("<rex>",)
+@pytest.mark.parametrize("what", ["keep", "drop"])
+def test_a_stop_ends_the_teaching_and_keeps_what_was_learned_or_discards_it(on_gpu, concept, what):
+    def pressed(stage):
+        gpu.clear(RUN)
+        for event in gpu.learn(None, concept, cns.TeachSettings(**{**QUICK, "steps": 500}), RUN):
+            if event.stage == stage:
+                gpu.flag(RUN, what).touch()
+        return event
+
+    assert (pressed("select").stage, pressed("select").session) == ("stopped", None)
+    last = pressed("train")
+    assert 0 < last.step < 500 and last.stage == {"keep": "done", "drop": "stopped"}[what]
+    if what == "keep":
+        assert "Stopped after step" in html.taught(last) and last.session.tokens == ("<rex>",)
 
 
 @pytest.mark.parametrize("run", ["", None, "../../x", "0" * 31, RUN + "0"])

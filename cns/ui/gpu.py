@@ -14,7 +14,7 @@ from pathlib import Path
 import spaces
 import torch
 
-from .. import generation, memory, owning, probing, selection, teaching
+from .. import generation, memory, owning, parts, probing, selection, teaching
 from ..export import export
 from . import zerogpu
 from .common import spoken
@@ -63,8 +63,13 @@ def _seconds(session, concept, settings, run, more=False, progress=None, until=N
 def teach(session, concept, settings, run, more=False, progress=None, until=None):
     """Yields the core's events until the end, a stop, or the pause at step `until`."""
     keep, drop = (flag(run, what) for what in ("keep", "drop"))
-    stop = {"should_stop": lambda: keep.exists() or drop.exists()}
-    yield from teaching.teach(_base, session, concept, settings, more=more, progress=progress, until=until, **stop)
+
+    def asked() -> bool:
+        if drop.exists():
+            raise parts.Dropped
+        return keep.exists()
+
+    yield from teaching.teach(_base, session, concept, settings, more=more, progress=progress, until=until, should_stop=asked)
 
 
 def learn(session, concept, settings, run, more=False, progress=None):
@@ -81,7 +86,7 @@ def learn(session, concept, settings, run, more=False, progress=None):
             try:
                 with closing(teach(session, concept, settings, run, more, progress, until)) as events:
                     for event in measured(events):
-                        progress, done = event.progress or progress, bool(event.session)
+                        progress, done = event.progress or progress, event.stage in ("done", "stopped")
                         yield event
                 tries = 1
             except Exception as error:
@@ -100,7 +105,7 @@ def measured(events):
         began = began or (now if event.stage == "remember" else None)
         if event.progress:
             pace.learn(event.progress.seconds, event.step)
-        if event.session:
+        if event.session and event.step == event.steps:  # one that was stopped says little of a step
             pace.learn(event.learned.stats["seconds"], event.step, now - began, 2 + len(event.memories))
         yield event
 
@@ -138,7 +143,7 @@ def whole(session, out):
 def calibration():
     """What unrelated prompts look like to every layer, see `selection.calibration_rms`; as a teaching sees them."""
     with _base.lock:
-        return {layer: rs.cpu() for layer, rs in selection.calibration_rms(_base, torch.Generator().manual_seed(0)).items()}
+        return {layer: rs.cpu() for layer, rs in parts.whole(selection.calibration_rms(_base, torch.Generator().manual_seed(0))).items()}
 
 
 @spaces.GPU(duration=60)

@@ -18,6 +18,7 @@ from . import gpu, html, temp, zerogpu
 from .common import Shared, keep_session, mark, spoken
 
 KEEP, DROP = "Stop and keep", "Stop and discard"
+STOPPED = "Stopped: nothing of it was kept, what was known before is as it was."
 READY = Path(__file__).parents[2] / "assets" / "concepts"
 
 
@@ -104,9 +105,9 @@ def build(base, store, shared: Shared, folder=None):
                 progress = event.progress or progress
                 losses += [event.loss] if event.loss is not None and event.stage == "train" else []
                 preview = event.preview or preview
-                if gpu.flag(run_id, "drop").exists():
+                if event.stage == "stopped":
                     drop_draft(store, key)
-                    yield {**idle, live: html.empty("Stopped: nothing of it was kept."), result: "", paused: None}
+                    yield {**idle, live: html.empty(STOPPED), result: "", paused: None}
                     return
                 if event.session:
                     break
