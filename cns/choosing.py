@@ -31,7 +31,7 @@ class Choosing:
         self.latents: Tensor = torch.empty(0)  # [k, c, h, w]
         self.captions: list[list[str]] = []
         self.held: Tensor | None = None  # C [din, din]
-        self.selection: Selection | None = None
+        self.selection = Selection({}, {})
         self.rms: dict[str, Tensor] = {}
         self.factors: dict[str, Tensor] = {}
         self._general: dict[str, Tensor] = {}

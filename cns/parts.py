@@ -4,6 +4,7 @@ A part is about one pass of a network. Between two of them nothing is held and t
 waits may drop the generator there. A picture is drawn by a pipeline that yields nothing: there `passing` asks before each pass.
 """
 
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -58,10 +59,10 @@ def locked(base, parts: Parts[T]) -> Parts[T]:
 
 @contextmanager
 def passing(base, asked: Callable[[], object]):
-    """Within: the base's lock is held and `asked()` is called before every pass of the denoiser; what it raises ends the drawing."""
-    with base.lock:
-        hook = base.denoiser.register_forward_pre_hook(lambda *_: (asked(), None)[1])
-        try:
-            yield
-        finally:
-            hook.remove()
+    """Within: `asked()` is called before every pass of the denoiser in this thread; what it raises ends the drawing."""
+    me = threading.get_ident()
+    base.before_pass[me] = asked
+    try:
+        yield
+    finally:
+        del base.before_pass[me]

@@ -91,7 +91,7 @@ def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator) -
 @torch.no_grad()
 def calibration_rms(base, generator) -> Parts[dict[str, Tensor]]:
     """{layer: r [p, din]}: one r for each calibration prompt, attention from pure noise (there are no images to look at); in parts."""
-    out = {name: [] for name in base.layers}
+    out: dict[str, list[Tensor]] = {name: [] for name in base.layers}
     for start in range(0, len(base.card.calibration), CHUNK):
         text = read(base, list(base.card.calibration[start : start + CHUNK]))
         noise = torch.randn((1, *base.latent_shape), generator=generator).to(base.device).expand(len(text.features), -1, -1, -1)

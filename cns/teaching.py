@@ -29,7 +29,7 @@ from .concept import Concept, check
 from .delta import trainable, written
 from .generation import GenerateSettings, sample
 from .images import square
-from .memory import recall
+from .memory import Memory, recall
 from .parts import Dropped, Parts, Stop, Stopped, passing
 from .progress import Progress, TeachEvent, copied
 from .response import Still, stacked
@@ -149,8 +149,8 @@ def _remembered(run: "Teaching", stop: Stop, seconds: float) -> Iterator[TeachEv
     yield event(0)
     picture = run.portrait(stop)
     yield event(1)
-    before, memories = run.unlearned(stop), []
-    new = run.finish(seconds, picture, before)
+    before = run.unlearned(stop)
+    new, memories = run.finish(seconds, picture, before), list[Memory]()
     with suppress(Stopped):
         for learned in (new.concept(c.name) for c in others):
             yield event(2 + len(memories))
@@ -319,7 +319,7 @@ class Teaching:
         """What the untaught base draws for the class word; none when it is stopped."""
         with suppress(Stopped):
             stop.end()
-            with passing(self.base, stop.end):
+            with self.base.lock, passing(self.base, stop.end):
                 return sample(self.base, f"a {self.concept.class_word}", {}, GenerateSettings(seed=self.settings.seed))[0]
         return None
 
@@ -377,7 +377,7 @@ def denoising_loss(base, latents: Tensor, captions: list[list[str]], vectors, se
 
 def squared_gradients(base, weights, latents: Tensor, captions, vectors, settings: TeachSettings, batches: int) -> Parts[dict[str, Tensor]]:
     """The loss's squared gradient by each of `weights`, summed over so many batches, each a part, by weight name."""
-    generator, total = torch.Generator().manual_seed(settings.seed), {}
+    generator, total = torch.Generator().manual_seed(settings.seed), dict[str, Tensor]()
     for _ in range(batches):
         with trainable(weights.values()):
             denoising_loss(base, latents, captions, vectors, settings, generator).backward()

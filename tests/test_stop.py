@@ -91,7 +91,7 @@ def test_after_a_stop_nothing_is_done_but_the_one_picture_that_is_kept(fresh, co
         work = Work(fresh, at, drop)
         *_, last = work.teach(session, concept)
         assert_unchanged(fresh, before)
-        assert not fresh.lock._depth and not fresh.denoiser._forward_pre_hooks
+        assert not fresh.lock._depth and not fresh.before_pass
         stages.add((last.stage, last.step, bool(last.before), len(last.memories)))
         if last.stage == "stopped":
             assert last.session is None and (drop or last.step == 0)
