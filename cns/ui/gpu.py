@@ -17,7 +17,7 @@ import gradio as gr
 import spaces
 import torch
 
-from .. import generation, memory, owning, parts, probing, selection, teaching
+from .. import devices, generation, memory, owning, parts, probing, selection, teaching
 from ..export import export
 from . import html, zerogpu
 from .common import spoken
@@ -152,6 +152,7 @@ def learn(session, concept, settings, run, more=False, progress=None):
                 tries = 2
     finally:
         busy.unlink(missing_ok=True)
+        devices.give_back()
 
 
 def measured(events):
@@ -171,8 +172,11 @@ def measured(events):
 @spoken
 def draw(prompt, session, settings, image=None, watch=None):
     """Pictures, see `generation.generate`."""
-    with watched(watch, generation.passes(_base, settings, image)):
-        return generation.generate(_base, prompt, session, settings, image)
+    try:
+        with watched(watch, generation.passes(_base, settings, image)):
+            return generation.generate(_base, prompt, session, settings, image)
+    finally:
+        devices.give_back()
 
 
 @spaces.GPU(duration=60)
