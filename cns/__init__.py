@@ -2,8 +2,8 @@
 
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
-Modules, in reading order: `images`, `families`, `devices`, `text`, `base`, `concept`, `attention`, `selection`, `factored`, `delta`, `fair`, `files`, `trust`, `session`,
-`regions`, `generation`, `variations`, `memory`, `parallel`, `teaching`, `owning`, `export`, `scores`, `inspection`, `probing`, `figures`, `store`, `bench`; `starter` makes the embedded
+Modules, in reading order: `images`, `families`, `devices`, `text`, `base`, `concept`, `parts`, `attention`, `selection`, `factored`, `response`, `delta`, `fair`, `files`, `trust`, `session`,
+`regions`, `generation`, `variations`, `memory`, `choosing`, `progress`, `parallel`, `teaching`, `owning`, `export`, `scores`, `inspection`, `probing`, `figures`, `store`, `bench`; `starter` makes the embedded
 base; `ui` is the app; `__main__` the shell.
 """
 
@@ -15,10 +15,11 @@ from .generation import GenerateSettings, explain, generate
 from .images import load_images, square
 from .memory import Memory, remember, silence
 from .owning import Change, compared, forget, merge, rename, reorder
+from .progress import Progress, TeachEvent
 from .regions import PRESETS, Region, load_layout, save_layout
 from .scores import Scorer
 from .session import Learned, Session
-from .teaching import Progress, TeachEvent, TeachSettings, teach
+from .teaching import TeachSettings, teach
 from .text import check_prompt
 
 __all__ = [

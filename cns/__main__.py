@@ -139,7 +139,7 @@ def _teach(args):
     with tqdm(total=settings.steps, unit="step", desc=concept.token, disable=not first) as bar:
         for event in teach(base, session, concept, settings, more=args.more):
             bar.update(event.step - bar.n)
-            bar.set_postfix_str(f"loss {event.loss:.4f}" if event.loss is not None else event.stage)
+            bar.set_postfix_str(f"loss {event.loss:.4f}" if event.stage == "train" else "{} {}/{}".format(event.stage, *event.parts))
     parallel.leave()
     if not first:
         return

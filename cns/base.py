@@ -7,6 +7,8 @@ every cross-attention layer (`weights`), the text encoders with their token embe
 import hashlib
 import json
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +68,8 @@ class Base:
         self.pipe, self.card, self.scorer = pipe, card, scorer
         self.id, self.size, self.steps, self.guidance, self.class_words = card.id, card.size, card.steps, card.guidance, card.class_words
         self.lock = FairLock()
+        self.before_pass: dict[int, Callable[[], object]] = {}  # by thread: what asks before each pass of the denoiser, see `parts.passing`
+        self.denoiser.register_forward_pre_hook(_asking(self.before_pass))
         self.general: dict[tuple, dict[str, Tensor]] = {}  # general masks already found, by what was asked, see `selection`
         self.unrelated: Tensor | None = None  # what unrelated prompts answer to, once found, see `response`
         self.layers: dict[str, nn.Module] = self.family.layers(self.denoiser)
@@ -159,6 +163,16 @@ class Base:
         """The inverse of `latents`."""
         vae = self.pipe.vae
         return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+
+
+def _asking(before_pass: dict) -> Callable[..., None]:
+    """A hook that asks; a function of the dict alone, as whoever copies the denoiser copies its hooks, too."""
+
+    def ask(*_) -> None:
+        if asked := before_pass.get(threading.get_ident()):
+            asked()
+
+    return ask
 
 
 def load_base(source: str | Path | None = None, device: str | None = None) -> Base:

@@ -13,13 +13,15 @@ from .regions import Region, Shares, bound, check_words, checked, layered, set_i
 from .session import Session
 from .text import check_prompt, read, tokenize
 
+CHUNK = 4  # pictures that are drawn at once
+
 
 @dataclass(frozen=True)
 class GenerateSettings:
     """How to draw. Picture i comes from seed + i, so each can be drawn again alone."""
 
     count: int = 1  # pictures, 1 to 16
-    seed: int = 0  # 0 to 2^63 - 17
+    seed: int = 0  # 0 to 2^63 - 1 - count
     steps: int | None = None  # denoising steps, 1 to 200; None: the base's own
     guidance: float | None = None  # classifier-free guidance, 0 to 30; None: the base's own
     negative: str = ""  # what to keep away from
@@ -29,9 +31,9 @@ class GenerateSettings:
     together: float | None = None  # with regions: the share of the steps that draw them all, 0 to 1; below 1 each is first drawn alone and set into its box; None: the base's own
 
     def __post_init__(self):
-        ranges = (("count", 1, 16), ("seed", 0, 2**63 - 17), ("steps", 1, 200), ("guidance", 0, 30), ("image_strength", 0.05, 1), ("together", 0, 1))
+        ranges = (("count", 1, 16), ("seed", 0, None), ("steps", 1, 200), ("guidance", 0, 30), ("image_strength", 0.05, 1), ("together", 0, 1))
         for name, low, high in ranges:
-            value = getattr(self, name)
+            value, high = getattr(self, name), 2**63 - 1 - (self.count or 0) if high is None else high  # the seed of the last picture is one, too
             whole = name in ("count", "seed", "steps")
             if value is not None and not (isinstance(value, int if whole else int | float) and low <= value <= high):
                 raise ValueError(f"`{name}` is {value}: choose {'a whole number from ' if whole else ''}{low} to {high}")
@@ -47,9 +49,12 @@ def generate(
 
     Raises ValueError for a bad prompt, region or strength, or a foreign session.
     """
-    session = _ready(base, prompt, session, settings, image)
-    with session.on(base):
-        return sample(base, prompt, session.vectors, settings, image)
+    session, pictures = _ready(base, prompt, session, settings, image), []
+    for first in range(0, settings.count, CHUNK):
+        some = replace(settings, seed=settings.seed + first, count=min(CHUNK, settings.count - first))
+        with session.on(base):  # and then others have their turn
+            pictures += sample(base, prompt, session.vectors, some, image)
+    return pictures
 
 
 def explain(
@@ -83,8 +88,19 @@ def _ready(base, prompt, session, settings, image) -> Session:
     return session.scaled(settings.strengths)
 
 
+def passes(base, settings: GenerateSettings, image=None) -> int:
+    """How many passes of the denoiser `sample` makes, with a sampler that makes one in each step."""
+    steps, chunks = settings.steps or base.steps, -(-settings.count // CHUNK)
+    together = base.card.together if settings.together is None else settings.together
+    if image is not None:
+        return int(steps * settings.image_strength) * chunks
+    if not settings.regions or together == 1:
+        return steps * chunks
+    return (1 + len(settings.regions)) * steps * chunks + settings.count * (max(1, int(steps * together)) if together else 0)
+
+
 @torch.no_grad()
-def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, maps: list | None = None, chunk: int = 4) -> list[Image.Image]:
+def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, maps: list | None = None) -> list[Image.Image]:
     """Draw with the base as it stands now; whoever calls holds its lock. `maps` gathers attention maps, see `attention.mapped`."""
     together = base.card.together if settings.together is None else settings.together
     if settings.regions and image is None and together < 1:
@@ -94,8 +110,8 @@ def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, m
     shares = Shares(settings.regions, *base.latent_shape[1:])
     pipe, start = (base.img2img, {"image": square(image, base.size), "strength": settings.image_strength}) if image else (base.pipe, {"height": base.size, "width": base.size})
     pictures = []
-    for first in range(0, settings.count, chunk):
-        seeds = range(settings.seed + first, settings.seed + min(first + chunk, settings.count))
+    for first in range(0, settings.count, CHUNK):
+        seeds = range(settings.seed + first, settings.seed + min(first + CHUNK, settings.count))
         with ExitStack() as stack:
             stack.enter_context(bound(base.layers, texts.features[2:], shares, len(seeds)))
             if maps is not None:

@@ -15,14 +15,16 @@ next to none: it reads like what is held still. So it first moves to where there
 """
 
 import random
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .parts import Parts
 from .text import encode
 
 STAY = 0.05  # what a new token's reading otherwise than its class word counts against its room
+
+CHUNK = 16  # prompts that are read at once
 
 
 def called(base, words: str, every: int = 1) -> list[str]:
@@ -30,27 +32,37 @@ def called(base, words: str, every: int = 1) -> list[str]:
     return [t.format(words) for t in (*base.card.templates, *base.card.scenes[::every])]
 
 
+def pieces(prompts: list[str]) -> int:
+    """How many parts `second_moment` has."""
+    return -(-len(prompts) // CHUNK)
+
+
 @torch.no_grad()
-def second_moment(base, prompts: list[str], vectors, chunk: int = 64) -> Tensor:
-    """Mean of x x^T [din, din] over all tokens of `prompts`, scaled to a trace of din."""
-    total: Any = 0.0
-    for start in range(0, len(prompts), chunk):
-        x = base.projected(encode(base, prompts[start : start + chunk], vectors)[0]).flatten(0, 1).float()
-        total = total + x.T @ x
+def second_moment(base, prompts: list[str], vectors) -> Parts[Tensor]:
+    """Mean of x x^T [din, din] over all tokens of `prompts`, scaled to a trace of din; in parts."""
+    total = torch.zeros(())
+    for start in range(0, len(prompts), CHUNK):
+        x = base.projected(encode(base, prompts[start : start + CHUNK], vectors)[0]).flatten(0, 1).float()
+        total = total.to(x.device) + x.T @ x
+        yield
     return total * len(total) / total.trace()
 
 
-def unrelated(base) -> Tensor:
-    """C [din, din] of the calibration prompts and of 400 captions of any class's things; found once for a base, which never changes."""
+def unrelated_prompts(base) -> list[str]:
+    """The calibration prompts and 400 captions of any class's things."""
+    any_class = [prompt for word in base.card.class_words for prompt in called(base, word)]
+    return [*base.card.calibration, *random.Random(0).sample(any_class, min(400, len(any_class)))]
+
+
+def unrelated(base) -> Parts[Tensor]:
+    """C [din, din] of the `unrelated_prompts`, in parts; found once for a base, which never changes."""
     if base.unrelated is None:
-        card = base.card
-        any_class = [prompt for word in card.class_words for prompt in called(base, word)]
-        base.unrelated = second_moment(base, [*card.calibration, *random.Random(0).sample(any_class, min(400, len(any_class)))], {})
+        base.unrelated = yield from second_moment(base, unrelated_prompts(base), {})
     return base.unrelated
 
 
-def roomy(base, prompts: list[str], vectors: dict[str, Tensor], token: str, c: Tensor, mu: float, rate: float, steps: int) -> Tensor:
-    """An embedding [din] of `token`, from vectors[token] on, whose text has more room and is otherwise read as before.
+def roomy(base, prompts: list[str], vectors: dict[str, Tensor], token: str, c: Tensor, mu: float, rate: float, steps: int) -> Parts[Tensor]:
+    """An embedding [din] of `token`, from vectors[token] on, whose text has more room and is otherwise read as before; in `steps` + 1 parts.
 
     Adam's way up mean_p max_t r(x_pt) - STAY mean_pt s(x_pt - x0_pt), with r(x) = x^T (I + mu C)^-1 x / |x|^2, the
     room, and s(d) = d^T (I - (I + mu C)^-1) d / |x0|^2, what the base as it is would notice.
@@ -67,6 +79,7 @@ def roomy(base, prompts: list[str], vectors: dict[str, Tensor], token: str, c: T
 
     before = features(vector).detach()
     size = before.square().sum(-1)
+    yield
     for _ in range(steps):
         x = features(vector)
         room = quadratic(x, free) / x.square().sum(-1)
@@ -74,6 +87,7 @@ def roomy(base, prompts: list[str], vectors: dict[str, Tensor], token: str, c: T
         (STAY * noticed.mean() - room.amax(1).mean()).backward(inputs=[vector])
         adam.step()
         adam.zero_grad()
+        yield
     return vector.detach()
 
 

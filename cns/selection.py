@@ -17,7 +17,11 @@ from torch import Tensor
 
 from .attention import watched
 from .families import Text
+from .parts import Parts
 from .text import read
+
+LEVELS = 3  # of noise, at which a concept's attention is looked at
+CHUNK = 4  # calibration prompts that are looked at at once: a pass no larger than a step of training
 
 
 @dataclass(frozen=True)
@@ -70,38 +74,48 @@ def attention_to_words(base, noisy: Tensor, t: Tensor, text: Text) -> dict[str, 
 
 
 @torch.no_grad()
-def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator, levels: int = 3) -> dict[str, Tensor]:
-    """{layer: r [din]} of the concept: attention averaged over its noised latents and `levels` of noise."""
+def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator) -> Parts[dict[str, Tensor]]:
+    """{layer: r [din]} of the concept: attention averaged over its noised latents and `LEVELS` of noise, each a part."""
     text, schedule = read(base, prompts, vectors), base.schedule
     total = {name: 0.0 for name in base.layers}
-    for level in range(levels):
-        t = torch.full((len(prompts),), int((level + 0.5) / levels * schedule.config.num_train_timesteps), device=base.device)
+    for level in range(LEVELS):
+        t = torch.full((len(prompts),), int((level + 0.5) / LEVELS * schedule.config.num_train_timesteps), device=base.device)
         z = latents[torch.arange(len(prompts)) % len(latents)]
         noise = torch.randn(z.shape, generator=generator).to(z)
         for name, a in attention_to_words(base, schedule.add_noise(z, noise, t), t, text).items():
-            total[name] = total[name] + a / levels
+            total[name] = total[name] + a / LEVELS
+        yield
     return {name: feature_rms(base.projected(text.features).float(), a) for name, a in total.items()}
 
 
 @torch.no_grad()
-def calibration_rms(base, generator, chunk: int = 16) -> dict[str, Tensor]:
-    """{layer: r [p, din]}: one r for each calibration prompt, attention from pure noise (there are no images to look at)."""
-    out = {name: [] for name in base.layers}
-    for start in range(0, len(base.card.calibration), chunk):
-        text = read(base, list(base.card.calibration[start : start + chunk]))
+def calibration_rms(base, generator) -> Parts[dict[str, Tensor]]:
+    """{layer: r [p, din]}: one r for each calibration prompt, attention from pure noise (there are no images to look at); in parts."""
+    out: dict[str, list[Tensor]] = {name: [] for name in base.layers}
+    for start in range(0, len(base.card.calibration), CHUNK):
+        text = read(base, list(base.card.calibration[start : start + CHUNK]))
         noise = torch.randn((1, *base.latent_shape), generator=generator).to(base.device).expand(len(text.features), -1, -1, -1)
         t = torch.full((len(noise),), base.schedule.config.num_train_timesteps - 1, device=base.device)
         for name, a in attention_to_words(base, noise, t, text).items():
             out[name] += [feature_rms(x[None].float(), b[None]) for x, b in zip(base.projected(text.features), a)]
+        yield
     return {name: torch.stack(rs) for name, rs in out.items()}
 
 
-def select_general(base, share: float, gamma: float, seed: int = 0) -> dict[str, Tensor]:
-    """General neurons of a base: {weight name: mask [dout, din]} on the CPU; found once for a base, which never changes."""
+def general_parts(base) -> int:
+    """How many parts `select_general` has for a base of which nothing was found yet."""
+    return -(-len(base.card.calibration) // CHUNK) + len(base.weights)
+
+
+def select_general(base, share: float, gamma: float, seed: int = 0) -> Parts[dict[str, Tensor]]:
+    """General neurons of a base: {weight name: mask [dout, din]} on the CPU, in parts; found once for a base, which never changes."""
     asked = share, gamma, seed
     if asked not in base.general:
-        rs = calibration_rms(base, torch.Generator().manual_seed(seed))
-        base.general[asked] = {n: general_mask(w.float(), rs[layer_of(n)], share, gamma).cpu() for n, w in base.weights.items()}
+        rs, masks = (yield from calibration_rms(base, torch.Generator().manual_seed(seed))), {}
+        for n, w in base.weights.items():
+            masks[n] = general_mask(w.float(), rs[layer_of(n)], share, gamma).cpu()
+            yield
+        base.general[asked] = masks
     return base.general[asked]
 
 

@@ -14,9 +14,9 @@ that may run in different processes: what each comes to travels in its last even
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +24,19 @@ from PIL import Image
 from torch import Tensor
 
 from . import parallel
+from .choosing import LOOKS, Choosing
 from .concept import Concept, check
 from .delta import trainable, written
-from .factored import factored
 from .generation import GenerateSettings, sample
-from .images import square, to_pixels
+from .images import square
 from .memory import Memory, recall
-from .response import Still, called, roomy, second_moment, stacked, unrelated
-from .selection import Selection, concept_rms, select_base, select_general, select_sensitive
-from .session import Learned, Session, pack, unpack
-from .text import class_embedding, read
+from .parts import Dropped, Parts, Stop, Stopped, passing
+from .progress import Progress, TeachEvent, copied
+from .response import Still, stacked
+from .session import Learned, Session, pack
+from .text import read
 
 SLICE = 0.5  # seconds between events, about
-LOOKS = 5  # batches that the gradient is taken of to choose neurons by
 
 
 @dataclass(frozen=True)
@@ -74,39 +74,6 @@ class TeachSettings:
         return cls(**{**base.card.teach, **changes})
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A teaching between two calls, on the CPU: with the same session, concept and settings it goes on as if it had never stopped."""
-
-    step: int
-    stopped: bool  # by whoever was asked: nothing more is to be trained
-    loss: float | None
-    seconds: float  # so far
-    vector: Tensor  # [din]
-    index: dict[str, Tensor]  # by weight name: the concept's neurons, flat int32 [k]
-    update: Tensor  # u, what is trained, there, float32 [k in all]
-    found: tuple[dict, dict, dict, dict]  # the selection's funnel, general masks, rms and factored gradients
-    optimizer: dict  # AdamW's state
-    generator: Tensor  # the random numbers' state
-
-
-@dataclass(frozen=True)
-class TeachEvent:
-    """Where the teaching stands."""
-
-    stage: str  # "select", "train", "remember", "done"; "pause" in place of the last two
-    step: int
-    steps: int
-    loss: float | None = None  # smoothed
-    seconds_left: float | None = None
-    preview: Image.Image | None = None
-    session: Session | None = None  # only with "done", as all below
-    learned: Learned | None = None  # this concept in it
-    memories: tuple[Memory, ...] = ()  # of the other concepts
-    before: Image.Image | None = None  # what the base drew for the class word from the same seed
-    progress: Progress | None = None  # only with "pause"
-
-
 def teach(
     base,
     session: Session | None,
@@ -121,38 +88,76 @@ def teach(
     """Teach `concept` on top of `session` (None: a new one). Neither it nor the base is changed.
 
     `more`: go on with a concept that was taught already, with its own neurons and token. `should_stop` is asked after every
-    step; when it says yes, what was learned so far is kept. `until`: pause after that step; the last event then carries the
-    progress to go on from, here or in another process, and a call with nothing left to train finishes. Raises ValueError
-    for bad input before any work, FloatingPointError when the loss stops being finite.
+    pass of choosing, every step and before every pass of a picture. When it says yes, nothing more is trained and drawn but
+    the concept itself, once, and what was learned so far is kept; before the first step that is nothing, and the last event
+    is "stopped". So it is when `should_stop` raises `Dropped`: then nothing is kept at all. `until`: pause after that step;
+    the last event then carries the progress to go on from, here or in another process, and a call with nothing left to train
+    finishes. Raises ValueError for bad input before any work, FloatingPointError when the loss stops being finite.
     """
     check(base, session, concept, more)
     settings, session = settings or TeachSettings.of(base), session or Session.new(base)
     yield TeachEvent("select", progress.step if progress else 0, settings.steps)
-    began = time.monotonic() - (progress.seconds if progress else 0)
+    stop, began = Stop(should_stop, bool(progress and progress.stopped)), time.monotonic() - (progress.seconds if progress else 0)
     run = Teaching(base, session, concept, settings, progress=progress)
-    stopped, end = bool(progress and progress.stopped), settings.steps if until is None else min(until, settings.steps)
-    while run.step < end and not stopped:
+    try:
+        yield from _chosen(run, stop)
+        yield from _trained(run, stop, settings.steps if until is None else min(until, settings.steps))
+        if until is not None and run.step > (progress.step if progress else 0):
+            now = run.progress(stop.said, time.monotonic() - began)
+            yield TeachEvent("pause", run.step, settings.steps, run.loss, progress=now)
+        else:
+            yield from _remembered(run, stop, time.monotonic() - began)
+    except (Stopped, Dropped):
+        yield TeachEvent("stopped", run.step, settings.steps, run.loss)
+
+
+def _chosen(run: "Teaching", stop: Stop) -> Iterator[TeachEvent]:
+    """All that goes before the first step. Raises Stopped when it is asked for before anything was learned."""
+    began = told = time.monotonic()
+    for done, count in run.begin():
+        stop() if run.step else stop.end()
+        if (now := time.monotonic()) > told + SLICE or done == count:
+            told, left = now, (now - began) / done * (count - done)
+            yield TeachEvent("select", run.step, run.settings.steps, run.loss, left, parts=(done, count))
+
+
+def _trained(run: "Teaching", stop: Stop, end: int) -> Iterator[TeachEvent]:
+    """Steps up to `end` or a stop."""
+    began, first, steps, every = time.monotonic(), run.step, run.settings.steps, run.settings.preview_every
+    while run.step < end and not stop.said:
         preview = None
         with run.patched():
-            deadline = time.monotonic() + SLICE
-            while time.monotonic() < deadline and run.step < end and preview is None and not stopped:
+            deadline, on = time.monotonic() + SLICE, True
+            while on:
                 run.train_step()
-                stopped = bool(should_stop and should_stop())
-                if settings.preview_every and run.step % settings.preview_every == 0 and run.step < settings.steps:
-                    preview = run.draw()
-        left = (time.monotonic() - began) / run.step * (settings.steps - run.step)
-        yield TeachEvent("train", run.step, settings.steps, run.loss, left, preview)
-    if until is not None and run.step > (progress.step if progress else 0):
-        now = run.progress(stopped, time.monotonic() - began)
-        yield TeachEvent("pause", run.step, settings.steps, run.loss, progress=now)
-        return
-    yield TeachEvent("remember", run.step, settings.steps, run.loss)
-    new, before = run.finish(time.monotonic() - began)
-    memories = []
-    for learned in (c for c in new.concepts if c.name != concept.name):
-        memories.append(recall(base, new, learned))
-        yield TeachEvent("remember", run.step, settings.steps, run.loss)
-    yield TeachEvent("done", run.step, settings.steps, run.loss, 0.0, None, new, new.concept(concept.name), tuple(memories), before)
+                if not stop() and every and run.step % every == 0 and run.step < steps:
+                    preview = run.preview(stop)
+                on = time.monotonic() < deadline and run.step < end and preview is None and not stop.said
+        run.pace = (time.monotonic() - began) / (run.step - first)
+        yield TeachEvent("train", run.step, steps, run.loss, run.pace * (steps - run.step), preview)
+
+
+def _remembered(run: "Teaching", stop: Stop, seconds: float) -> Iterator[TeachEvent]:
+    """The pictures: of the concept itself in any case, of all that was there before as far as no stop is asked for; then the new session."""
+    base, session, concept = run.base, run.session, run.concept
+    others = [c for c in session.concepts if c.name != concept.name]
+
+    def event(done: int) -> TeachEvent:
+        left = (2 + len(others) - done) * (run.drawing or run.guessed_drawing())
+        return TeachEvent("remember", run.step, run.settings.steps, run.loss, left, parts=(done, 2 + len(others)))
+
+    yield event(0)
+    picture = run.portrait(stop)
+    yield event(1)
+    before = run.unlearned(stop)
+    new, memories = run.finish(seconds, picture, before), list[Memory]()
+    with suppress(Stopped):
+        for learned in (new.concept(c.name) for c in others):
+            yield event(2 + len(memories))
+            stop.end()
+            with passing(base, stop.end):
+                memories.append(recall(base, new, learned))
+    yield TeachEvent("done", run.step, run.settings.steps, run.loss, 0.0, None, new, new.concept(concept.name), tuple(memories), before)
 
 
 class Teaching:
@@ -161,23 +166,33 @@ class Teaching:
     def __init__(
         self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None, progress: Progress | None = None
     ):
-        """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: go on from there."""
-        self.base, self.session, self.concept, self.settings = base, session, concept, settings
-        self.step = 0
-        self.loss: float | None = None
+        """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: go on from there. Call `begin` before all else."""
+        self.base, self.session, self.concept, self.settings, self.choose, self.resumed = base, session, concept, settings, choose, progress
+        self.step = progress.step if progress else 0
+        self.loss: float | None = progress.loss if progress else None
+        self.pace, self.drawing = 0.0, 0.0  # seconds of a step and of a picture, once there was one
         self.generator = torch.Generator().manual_seed((settings.seed + 1_000_003 * parallel.rank()) % 2**63)  # each process has its own batches
-        self.prompts = [t.format(concept.words) for t in base.card.templates]
         self.known = session.concept(concept.name) if concept.token in session.tokens else None
-        self.vector = (self.known.vector if self.known else class_embedding(base, concept)).clone()  # [din]
+
+    def begin(self) -> Iterator[tuple[int, int]]:
+        """What goes before the first step, in parts: yields how many are done and how many there are."""
+        base, s = self.base, self.settings
+        start = Choosing(base, self.session, self.concept, s, self.known, self.resumed is not None, partial(squared_gradients, base, base.weights, settings=s, batches=LOOKS))
+        for done in start.parts():
+            yield done, start.count + 1
         with base.lock:
-            self.latents = base.latents(to_pixels(concept.images, base.size))
-            self.captions = captions(base, concept)
-            held, new = self._held() if settings.response else None, not (self.known or progress)
-            if new and held is not None:
-                prompts = called(base, concept.words, 6)
-                self.vector = roomy(base, prompts, self.vectors, concept.token, held, settings.response, settings.token_rate, settings.room)
-            self.vector.requires_grad_()
-            selection: Any = self._select() if new else None
+            self._settle(start)
+        yield start.count + 1, start.count + 1
+
+    def begun(self) -> "Teaching":
+        """`self`, with all that goes before the first step done at once."""
+        for _ in self.begin():
+            pass
+        return self
+
+    def _settle(self, start: Choosing):
+        base, session, progress = self.base, self.session, self.resumed
+        self.latents, self.captions, self.vector = start.latents, start.captions, start.vector.requires_grad_()
         if progress:
             self.index = {n: i.long() for n, i in progress.index.items()}
             self.funnel, self.general, self.rms, self.factors = progress.found
@@ -185,7 +200,8 @@ class Teaching:
             self.index, self.funnel, self.general = self.known.mask, self.known.stats["funnel"], session.general
             self.rms, self.factors = self.known.rms, self.known.gradients
         else:
-            masks = choose(base, selection.concept) if choose else selection.concept
+            selection, self.rms, self.factors = start.selection, start.rms, start.factors
+            masks = self.choose(base, selection.concept) if self.choose else selection.concept
             self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in masks.items()}  # flat int64 [k]
             self.funnel = {n: [int(selection.base[n].sum()), len(i), base.weights[n].numel()] for n, i in self.index.items()}
             self.general = {n: pack(m) for n, m in selection.general.items()}
@@ -197,8 +213,9 @@ class Teaching:
         self.shared = {n: torch.isin(i, torch.cat([i[:0], *(m[n] for m in others if n in m)])).to(base.device) for n, i in self.index.items()}
         self.update = torch.cat([torch.zeros_like(w) for w in self.start.values()])  # u [k in all], of which `still` makes W - W_{n-1}
         self.gradient = torch.zeros_like(self.update)  # by W
-        self.still = Still(stacked(self.index, base.weights), held, settings.response) if settings.response else (lambda u: u)
-        self.optimizer, self.schedule = optimizer([self.update], [self.vector], settings)
+        mu = self.settings.response
+        self.still = Still(stacked(self.index, base.weights), start.held, mu) if mu else (lambda u: u)
+        self.optimizer, self.schedule = optimizer([self.update], [self.vector], self.settings)
         if progress:
             self._resume(progress)
 
@@ -209,7 +226,6 @@ class Teaching:
         return Progress(self.step, stopped, self.loss, seconds, *copied(state))
 
     def _resume(self, progress: Progress):
-        self.step, self.loss = progress.step, progress.loss
         with torch.no_grad():
             self.vector.copy_(progress.vector)
             self.update.copy_(progress.update)
@@ -231,27 +247,6 @@ class Teaching:
     @property
     def vectors(self):
         return {**self.session.vectors, self.concept.token: self.vector}
-
-    def _select(self) -> Selection:
-        s, base, general = self.settings, self.base, self.session.general
-        if general:
-            masks = {n: unpack(bits, base.weights[n].numel()).view(base.weights[n].shape) for n, bits in general.items()}
-        else:
-            masks = select_general(base, s.base_share, s.general_share)
-        vectors = {k: v.detach() for k, v in self.vectors.items()}
-        self.rms = concept_rms(base, self.latents, self.prompts, vectors, torch.Generator().manual_seed(s.seed))
-        total = squared_gradients(base, base.weights, self.latents, self.captions, vectors, s, LOOKS) if s.score == "gradient" else {}
-        gradients = {n: (t / LOOKS).sqrt() for n, t in total.items()}  # root mean squares [dout, din], before anything is learned
-        self.factors = {n: factored(g) for n, g in gradients.items()}
-        chosen = select_sensitive(gradients, s.base_share) if gradients else select_base(base, self.rms, s.base_share)
-        return Selection(chosen, masks)
-
-    def _held(self) -> Tensor:
-        """C [din, din]: of unrelated prompts and, for every earlier concept as much again, of what it may be called."""
-        c = unrelated(self.base)
-        for other in (o for o in self.session.concepts if o is not self.known):
-            c = c + second_moment(self.base, called(self.base, other.words), self.session.vectors)
-        return c
 
     @contextmanager
     def patched(self):
@@ -301,22 +296,43 @@ class Teaching:
 
     def draw(self) -> Image.Image:
         """The concept as the patched base draws it now, from the teaching's seed."""
-        vectors = {k: v.detach() for k, v in self.vectors.items()}
-        return sample(self.base, f"a {self.concept.words}", vectors, GenerateSettings(seed=self.settings.seed))[0]
+        began, vectors = time.monotonic(), {k: v.detach() for k, v in self.vectors.items()}
+        picture = sample(self.base, f"a {self.concept.words}", vectors, GenerateSettings(seed=self.settings.seed))[0]
+        self.drawing = time.monotonic() - began
+        return picture
 
-    def finish(self, seconds: float) -> tuple[Session, Image.Image]:
-        """The new session, and the untaught base's picture of the class word."""
+    def guessed_drawing(self) -> float:
+        """Seconds of a picture, by the steps': one learns from a batch, forward and backward; a picture is two forward for each of its own."""
+        return self.pace * 2 * self.base.steps / (3 * self.settings.batch_size)
+
+    def preview(self, stop: Stop) -> Image.Image | None:
+        """What `draw` gives, none when it is stopped."""
+        with suppress(Stopped), passing(self.base, stop.end):
+            return self.draw()
+        return None  # a picture that is given up
+
+    def portrait(self, stop: Stop) -> Image.Image:
+        """The picture that the session keeps: a stop does not end it unless nothing is to be kept."""
+        with self.patched(), passing(self.base, stop):
+            return self.draw()
+
+    def unlearned(self, stop: Stop) -> Image.Image | None:
+        """What the untaught base draws for the class word; none when it is stopped."""
+        with suppress(Stopped):
+            stop.end()
+            with self.base.lock, passing(self.base, stop.end):
+                return sample(self.base, f"a {self.concept.class_word}", {}, GenerateSettings(seed=self.settings.seed))[0]
+        return None
+
+    def finish(self, seconds: float, picture: Image.Image, before: Image.Image | None = None) -> Session:
+        """The new session; `picture`: the concept's, `before`: the untaught base's of its class word."""
         base, concept, s = self.base, self.concept, self.settings
-        with self.patched():
-            picture = self.draw()
-        with base.lock:
-            before = sample(base, f"a {concept.class_word}", {}, GenerateSettings(seed=s.seed))[0]
         features = base.scorer.image_features([square(i, base.size) for i in concept.images]) if base.scorer else None
         if self.known and features is not None and self.known.features is not None:
             features = torch.cat([self.known.features, features])
         stats = {
             "clip_i": base.scorer.clip_i([picture], features) if base.scorer else None,
-            "clip_i_before": base.scorer.clip_i([before], features) if base.scorer else None,
+            "clip_i_before": base.scorer.clip_i([before], features) if base.scorer and before else None,
             "neurons": sum(c[1] for c in self.funnel.values()), "base_neurons": sum(c[0] for c in self.funnel.values()),
             "general_removed": sum(c[0] - c[1] for c in self.funnel.values()), "shared_with_earlier": sum(int(m.sum()) for m in self.shared.values()),
             "share_of_model": sum(c[1] for c in self.funnel.values()) / base.parameters, "funnel": self.funnel,  # per weight: base, concept, all
@@ -330,7 +346,7 @@ class Teaching:
         parts = {c.name: self.session.increments(c.name) for c in self.session.concepts}
         parts[concept.name] = self._increments(parts.get(concept.name))
         concepts = [learned if c is self.known else c for c in self.session.concepts] + [learned] * (self.known is None)
-        return replace(self.session, general=self.general).of(concepts, [parts[c.name] for c in concepts]), before
+        return replace(self.session, general=self.general).of(concepts, [parts[c.name] for c in concepts])
 
     def _increments(self, before: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """What this concept adds to W_0 beside the others: W - W_0 less their increments; `before`: its own from an earlier teaching."""
@@ -339,25 +355,6 @@ class Teaching:
             others = self.session.delta.at(n, index).double() - (before[n] if before else 0)
             out[n] = ((self.now[n] - self.origin[n]).detach().cpu().double() - others).float()
         return out
-
-
-def copied(tree):
-    """`tree` of dicts, lists, tuples and tensors, the tensors copied to the CPU."""
-    if isinstance(tree, Tensor):
-        return tree.detach().to("cpu", copy=True)
-    if isinstance(tree, dict):
-        return {k: copied(v) for k, v in tree.items()}
-    return type(tree)(copied(v) for v in tree) if isinstance(tree, (list, tuple)) else tree
-
-
-def captions(base, concept: Concept) -> list[list[str]]:
-    """What each picture may be called in training: the neutral templates and, as often, the scene that fits it best."""
-    neutral = [t.format(concept.words) for t in base.card.templates]
-    if not (base.scorer and base.card.scenes):
-        return [neutral] * len(concept.images)
-    texts = base.scorer.text_features([s.format(concept.class_word) for s in base.card.scenes])
-    best = (base.scorer.image_features([square(i, base.size) for i in concept.images]) @ texts.T).argmax(1)
-    return [neutral + [base.card.scenes[i].format(concept.words)] * len(neutral) for i in best]
 
 
 def optimizer(weights, vectors, settings: TeachSettings):
@@ -379,15 +376,16 @@ def denoising_loss(base, latents: Tensor, captions: list[list[str]], vectors, se
     return F.mse_loss(predicted.float(), target(base, z, noise, t))
 
 
-def squared_gradients(base, weights, latents: Tensor, captions, vectors, settings: TeachSettings, batches: int) -> dict[str, Tensor]:
-    """The loss's squared gradient by each of `weights`, summed over so many batches, by weight name."""
-    generator, total = torch.Generator().manual_seed(settings.seed), {}
-    with trainable(weights.values()):
-        for _ in range(batches):
+def squared_gradients(base, weights, latents: Tensor, captions, vectors, settings: TeachSettings, batches: int) -> Parts[dict[str, Tensor]]:
+    """The loss's squared gradient by each of `weights`, summed over so many batches, each a part, by weight name."""
+    generator, total = torch.Generator().manual_seed(settings.seed), dict[str, Tensor]()
+    for _ in range(batches):
+        with trainable(weights.values()):
             denoising_loss(base, latents, captions, vectors, settings, generator).backward()
             for n, w in weights.items():
                 total[n] = total.get(n, 0) + w.grad.float().square()
                 w.grad = None
+        yield
     return total
 
 

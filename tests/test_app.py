@@ -110,10 +110,69 @@ def test_one_visitors_session_is_not_seen_by_the_next(on_gpu, concept):
         gpu.draw("a <rex> dog", None, cns.GenerateSettings())
 
 
-def test_a_stop_ends_the_teaching_and_keeps_what_was_learned(on_gpu, concept):
-    gpu.flag(RUN, "keep").touch()
-    events = [*gpu.teach(None, concept, cns.TeachSettings(**{**QUICK, "steps": 500}), RUN)]
-    assert events[-1].step == 1 and events[-1].session.tokens == ("<rex>",)
+@pytest.mark.parametrize("what", ["keep", "drop"])
+def test_a_stop_ends_the_teaching_and_keeps_what_was_learned_or_discards_it(on_gpu, concept, what):
+    def pressed(stage):
+        gpu.clear(RUN)
+        for event in gpu.learn(None, concept, cns.TeachSettings(**{**QUICK, "steps": 500}), RUN):
+            if event.stage == stage:
+                gpu.flag(RUN, what).touch()
+        return event
+
+    assert (pressed("select").stage, pressed("select").session) == ("stopped", None)
+    last = pressed("train")
+    assert 0 < last.step < 500 and last.stage == {"keep": "done", "drop": "stopped"}[what]
+    if what == "keep":
+        assert "Stopped after step" in html.taught(last) and last.session.tokens == ("<rex>",)
+
+
+def test_a_stop_ends_a_drawing_before_its_next_pass_and_the_next_drawing_is_left_alone(on_gpu, concept):
+    passes, hook = [], None
+
+    def passed(*_):
+        passes.append(1)
+        if len(passes) == 2:
+            gpu.halt(RUN)
+
+    session, before = taught(on_gpu, concept), snapshot(on_gpu)
+    calls = {
+        "draw": (lambda watch: gpu.draw("a dog", None, cns.GenerateSettings(count=2), None, watch), 3),
+        "explain": (lambda watch: gpu.explain("a dog", None, cns.GenerateSettings(), None, watch), 3),
+        "silence": (lambda watch: gpu.silence(session, "rex", watch), 6),
+        "remembered": (lambda watch: gpu.remembered(session, 1, watch), 3),
+        "probe": (lambda watch: [*gpu.probe(session, "rex", None, 0, watch)], 21),
+    }
+    for call, all_passes in calls.values():
+        passes.clear()
+        hook = on_gpu.denoiser.register_forward_hook(passed)
+        with pytest.raises(gr.Error, match="Stopped: nothing new was drawn"):
+            call(gpu.Watch.of(RUN))
+        hook.remove()
+        assert len(passes) == 2 and not on_gpu.lock._depth
+        assert_unchanged(on_gpu, before)
+        hook = on_gpu.denoiser.register_forward_hook(lambda *_: passes.append(1))
+        call(gpu.Watch.of(RUN))
+        hook.remove()
+        assert len(passes) == 2 + all_passes
+    hook = on_gpu.denoiser.register_forward_hook(passed)
+    passes.clear()
+    assert gpu.compare(session, session, gpu.Watch.of(RUN)) == [] and len(passes) == 2  # what was changed stays, it is not drawn
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [({"count": 5}, False), ({"count": 3, "image_strength": 0.5, "steps": 4}, True), ({"regions": [{"box": (0, 0, 0.5, 1), "words": "a cat"}], "count": 2, "together": 0.5}, False),
+     ({"regions": [{"box": (0, 0, 0.5, 1), "words": "a cat"}], "together": 0}, False), ({"regions": [{"box": (0, 0, 0.5, 1), "words": "a cat"}]}, False)],
+)  # fmt: skip
+def test_the_bar_counts_the_passes_that_a_drawing_takes(tiny_base, settings, start):
+    from cns.generation import passes
+
+    made, settings, image = [], cns.GenerateSettings(**settings), picture() if start else None
+    hook = tiny_base.denoiser.register_forward_hook(lambda *_: made.append(1))
+    cns.generate(tiny_base, "a dog", None, settings, image)
+    hook.remove()
+    assert len(made) == passes(tiny_base, settings, image)
 
 
 @pytest.mark.parametrize("run", ["", None, "../../x", "0" * 31, RUN + "0"])
@@ -135,6 +194,19 @@ def test_after_teaching_the_page_shows_before_and_after_and_what_is_remembered(t
     second = [*cns.teach(tiny_base, first.session, other_concept, cns.TeachSettings(**QUICK))][-1]
     page = html.taught(second)
     assert "What I still remember" in page and page.count("<figcaption>when taught") == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (cns.TeachEvent("select", 0, 10), "Finding its neurons<"),
+        (cns.TeachEvent("select", 0, 10, None, 3.2, parts=(2, 8)), "Finding its neurons: part 2 of 8, about 3 s left"),
+        (cns.TeachEvent("train", 4, 10, 0.1, 6.4), "Learning: step 4 of 10, about 6 s left"),
+        (cns.TeachEvent("remember", 10, 10, 0.1, 5.0, parts=(1, 4)), "Drawing what I remember: picture 2 of 4, about 5 s left"),
+    ],
+)
+def test_every_stage_of_a_teaching_says_how_far_it_is_and_how_long_it_takes(event, said):
+    assert said in html.progress(event, [], None)
 
 
 def test_the_loss_curve_spans_its_box():
@@ -185,13 +257,13 @@ def test_ready_concepts_are_found_with_their_pictures(tmp_path):
 
 def test_variations_are_a_table_of_seeds_and_guidance_or_strength(on_gpu, concept, monkeypatch):
     session, asked_for = taught(on_gpu, concept), []
-    monkeypatch.setattr("cns.ui.gpu.draw", lambda prompt, session, settings, start: asked_for.append(settings) or [picture()] * settings.count)
+    monkeypatch.setattr("cns.ui.gpu.draw", lambda prompt, session, settings, start, watch: asked_for.append(settings) or [picture()] * settings.count)
     how = (4, 7, {}, "", 3, 2.0, 60, 100)
-    shown = generate.variations(generate.GUIDANCE, 2, "a dog", None, session, *how)
+    shown = generate.variations(generate.GUIDANCE, 2, RUN, "a dog", None, session, *how)
     assert [s.guidance for s in asked_for] == [1, 2, 3, 5] and all(s.count == 2 for s in asked_for)
     assert shown.count("<img") == 8 and "seed 8" in shown and "guidance 5" in shown
     asked_for.clear()
-    shown = generate.variations(generate.STRENGTH, 1, "a <rex> dog", None, session, *how)
+    shown = generate.variations(generate.STRENGTH, 1, RUN, "a <rex> dog", None, session, *how)
     assert [s.strengths for s in asked_for] == [{"rex": x} for x in generate.SWEEP] and "seed 7" in shown and "strength 150%" in shown
     with pytest.raises(ValueError, match="names nothing that was taught"):
-        generate.variations(generate.STRENGTH, 1, "a dog", None, session, *how)
+        generate.variations(generate.STRENGTH, 1, RUN, "a dog", None, session, *how)

@@ -1,5 +1,9 @@
 """What a device can take is said before a base is loaded."""
 
+import ctypes
+import sys
+
+import psutil
 import pytest
 import torch
 from conftest import tiny_pipeline, tiny_xl
@@ -65,3 +69,18 @@ def test_what_the_bases_safety_checker_holds_back_is_not_shown():
     assert len(drawn[2.0].getcolors(2000)) > 100
     assert drawn[-2.0].tobytes() == cns.images.withheld((32, 32)).tobytes() != drawn[2.0].tobytes()
     assert cns.generate(base, "a dog", image=drawn[2.0])[0].tobytes() == drawn[-2.0].tobytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps so much")
+def test_freed_memory_goes_back_to_the_system():
+    libc, process = ctypes.CDLL(None), psutil.Process()
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    blocks = [libc.malloc(4096) for _ in range(20_000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 4096)
+    for block in blocks[:-1]:  # the last one keeps all below it from going by itself
+        libc.free(block)
+    before = process.memory_info().rss
+    devices.give_back()
+    assert before - process.memory_info().rss > 60 * 2**20
+    libc.free(blocks[-1])

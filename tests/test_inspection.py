@@ -11,6 +11,7 @@ import cns
 from cns import inspection
 from cns.factored import factored, restored
 from cns.inspection import Selector
+from cns.parts import whole
 from cns.selection import calibration_rms
 
 
@@ -22,7 +23,7 @@ def session(tiny_base):
 
 @pytest.fixture
 def selector(tiny_base):
-    return Selector(tiny_base, lambda: calibration_rms(tiny_base, torch.Generator().manual_seed(0)))
+    return Selector(tiny_base, lambda: whole(calibration_rms(tiny_base, torch.Generator().manual_seed(0))))
 
 
 def every_plot(base, session):

@@ -1,6 +1,7 @@
 import torch
 from conftest import TEMPLATES, assert_unchanged, snapshot
 
+from cns.parts import whole
 from cns.response import Still, roomy, second_moment
 from cns.text import encode
 
@@ -29,7 +30,7 @@ def test_nothing_selected_gives_nothing_and_nothing_held_changes_nothing():
 def test_a_new_token_moves_to_where_held_text_leaves_room_and_is_read_much_as_before(tiny_base):
     token, mu, prompts = "<rex>", 1000.0, [t.format("<rex> dog") for t in TEMPLATES]
     start, kept = tiny_base.embeddings[0].weight[4].detach().clone(), snapshot(tiny_base)
-    c = second_moment(tiny_base, ["a dog", "a dog on a red background", "a photo of a cat"], {})
+    c = whole(second_moment(tiny_base, ["a dog", "a dog on a red background", "a photo of a cat"], {}))
 
     def text(vector):
         return tiny_base.projected(encode(tiny_base, prompts, {token: vector})[0])
@@ -38,9 +39,9 @@ def test_a_new_token_moves_to_where_held_text_leaves_room_and_is_read_much_as_be
         x = text(vector)
         return ((x @ torch.linalg.inv(torch.eye(len(c)) + mu * c)) * x).sum(-1).div(x.square().sum(-1)).amax(1).mean().item()
 
-    moved = roomy(tiny_base, prompts, {token: start}, token, c, mu, 0.005, 20)
+    moved = whole(roomy(tiny_base, prompts, {token: start}, token, c, mu, 0.005, 20))
     assert room(moved) > 1.5 * room(start)
     apart = (text(moved) - text(start)).square().sum(-1) / text(start).square().sum(-1)
     assert 0 < apart.mean() < 0.5
-    assert torch.equal(roomy(tiny_base, prompts, {token: start}, token, c, mu, 0.005, 0), start)
+    assert torch.equal(whole(roomy(tiny_base, prompts, {token: start}, token, c, mu, 0.005, 0)), start)
     assert_unchanged(tiny_base, kept)

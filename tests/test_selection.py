@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import assert_unchanged, snapshot
 
+from cns.parts import whole
 from cns.selection import (
     Selection,
     attention_to_words,
@@ -64,7 +65,7 @@ def test_attention_sums_to_one_over_all_tokens_and_the_pass_is_undisturbed(tiny_
 def test_selection_gives_the_asked_share_of_every_matrix_and_is_repeatable(tiny_base):
     z = torch.randn(2, 4, 16, 16)
     prompts = ["a dog", "a photo of a dog"]
-    first, again = (select_base(tiny_base, concept_rms(tiny_base, z, prompts, {}, torch.Generator().manual_seed(3)), 0.1) for _ in range(2))
+    first, again = (select_base(tiny_base, whole(concept_rms(tiny_base, z, prompts, {}, torch.Generator().manual_seed(3))), 0.1) for _ in range(2))
     for name, mask in first.items():
         assert mask.shape == tiny_base.weights[name].shape
         assert mask.float().mean().item() == pytest.approx(0.1, abs=0.01)
@@ -105,12 +106,12 @@ def test_a_bases_general_neurons_come_from_its_calibration_prompts_and_are_found
 
 def test_the_score_sees_the_images(tiny_base):
     z = torch.randn(2, 4, 16, 16)
-    rs = [concept_rms(tiny_base, scale * z, ["a dog next to a house"] * 2, {}, torch.Generator().manual_seed(0)) for scale in (1, -3)]
+    rs = [whole(concept_rms(tiny_base, scale * z, ["a dog next to a house"] * 2, {}, torch.Generator().manual_seed(0))) for scale in (1, -3)]
     assert any(not torch.allclose(rs[0][n], rs[1][n], rtol=1e-4) for n in rs[0])
 
 
 def test_general_mask_of_a_base_shrinks_as_gamma_grows(tiny_base):
-    loose, strict = (select_general(tiny_base, 0.2, gamma) for gamma in (0.2, 1.0))
+    loose, strict = (whole(select_general(tiny_base, 0.2, gamma)) for gamma in (0.2, 1.0))
     for name in loose:
         assert strict[name].sum() <= loose[name].sum()
         assert not (strict[name] & ~loose[name]).any()

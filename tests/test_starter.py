@@ -83,10 +83,11 @@ def test_teaching_raises_clip_i_above_the_base_and_above_a_random_mask(concepts,
         return {n: m.view(gradients[n].shape) for n, m in zip(gradients, (order < size).split([g.numel() for g in gradients.values()]))}
 
     def no_masks(base, *_):
+        yield
         return {n: torch.zeros(w.shape, dtype=torch.bool) for n, w in base.weights.items()}
 
-    monkeypatch.setattr("cns.teaching.select_sensitive", random_masks)
-    monkeypatch.setattr("cns.teaching.select_general", no_masks)
+    monkeypatch.setattr("cns.choosing.select_sensitive", random_masks)
+    monkeypatch.setattr("cns.choosing.select_general", no_masks)
     other = teach(starter, concept)
     assert sum(len(i) for i in other.concepts[0].mask.values()) == size
     eyes = Eyes(starter, [concept])

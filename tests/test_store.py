@@ -18,6 +18,7 @@ from test_session import assert_same
 
 import cns
 from cns import figures, inspection, trust
+from cns.parts import whole
 from cns.selection import calibration_rms
 from cns.store import Draft, LocalStore, State, Version, archive, open_store, pack, unpack
 from cns.store.versions import Owned, conflicts, folder_name, owner_folder
@@ -397,7 +398,7 @@ def forge(about: dict, tensors: dict, luck: random.Random) -> None:
 
 def test_forged_sessions_are_refused_or_can_be_drawn_shown_and_taught_further(tom, tiny_base, concept):
     luck, accepted = random.Random(7), []
-    selector = inspection.Selector(tiny_base, lambda: calibration_rms(tiny_base, torch.Generator().manual_seed(0)))
+    selector = inspection.Selector(tiny_base, lambda: whole(calibration_rms(tiny_base, torch.Generator().manual_seed(0))))
     for _ in range(2000):
         about, tensors = copy.deepcopy(tom.parts())
         forge(about, tensors, luck)

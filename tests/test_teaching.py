@@ -104,9 +104,15 @@ def test_two_teachings_interleaved_give_what_each_gives_alone(tiny_base, concept
         assert all(torch.equal(v, event.session.delta.values[n]) for n, v in a.delta.values.items())
 
 
-def test_stop_keeps_what_was_learned_so_far(tiny_base, concept):
-    asked = iter([False, False, True])
-    events = [*cns.teach(tiny_base, None, concept, cns.TeachSettings(**QUICK), should_stop=lambda: next(asked))]
+def at_step(monkeypatch, step):
+    """A `should_stop` that says yes once so many steps were trained."""
+    steps, train = [], Teaching.train_step
+    monkeypatch.setattr(Teaching, "train_step", lambda self: steps.append(train(self)))
+    return lambda: len(steps) >= step
+
+
+def test_stop_keeps_what_was_learned_so_far(tiny_base, concept, monkeypatch):
+    events = [*cns.teach(tiny_base, None, concept, cns.TeachSettings(**QUICK), should_stop=at_step(monkeypatch, 3))]
     assert events[-1].stage == "done" and events[-1].step == 3
     assert events[-1].session.concepts[0].stats["steps"] == 3
 
@@ -163,7 +169,7 @@ def test_the_response_penalty_holds_the_response_to_calibration_prompts(tiny_bas
 
 
 def test_the_response_to_an_earlier_concepts_prompts_is_held_too_however_many_there_are(tiny_base, concept, other_concept):
-    from cns.teaching import Teaching
+    from cns.choosing import Choosing
     from cns.text import encode
 
     first, every = taught(tiny_base, concept), {"response": 1e3, "steps": 30, "general_share": 1.01, "base_share": 1.0}
@@ -179,21 +185,22 @@ def test_the_response_to_an_earlier_concepts_prompts_is_held_too_however_many_th
 
     assert lost(1e3) < 0.2 * lost(0.0)
     both = taught(tiny_base, other_concept, first)
-    held = Teaching(tiny_base, both, cns.Concept("max", "house", concept.images), cns.TeachSettings(**{**QUICK, **every}))._held()
+    third = Choosing(tiny_base, both, cns.Concept("max", "house", concept.images), cns.TeachSettings(**{**QUICK, **every}), None, False, None)
+    assert [*third.parts()][-1] == third.count
+    held = third.held
     assert held.trace().item() == pytest.approx(3 * len(held), rel=1e-4)  # unrelated prompts, <rex> and <tom> as much each
 
 
 def test_a_new_token_starts_with_room_where_something_is_held_and_as_its_class_word_elsewhere(tiny_base, concept):
-    from cns.teaching import Teaching
     from cns.text import class_embedding
 
     def start(**changes):
-        return Teaching(tiny_base, cns.Session.new(tiny_base), concept, cns.TeachSettings(**{**QUICK, **changes})).vector.detach()
+        return Teaching(tiny_base, cns.Session.new(tiny_base), concept, cns.TeachSettings(**{**QUICK, **changes})).begun().vector.detach()
 
     word = class_embedding(tiny_base, concept)
     assert torch.equal(start(room=0), word) and torch.equal(start(response=0.0), word) and not torch.equal(start(room=3), word)
     known = taught(tiny_base, concept)
-    more = Teaching(tiny_base, known, concept, cns.TeachSettings(**QUICK))
+    more = Teaching(tiny_base, known, concept, cns.TeachSettings(**QUICK)).begun()
     assert torch.equal(more.vector, known.concepts[0].vector)
 
 
@@ -294,12 +301,12 @@ def test_a_slice_that_is_lost_is_taught_again_from_the_same_progress(tiny_base, 
         assert torch.equal(again.learned.vector, taught(tiny_base, concept).concepts[0].vector)
 
 
-def test_more_of_a_taught_thing_and_a_stop_work_in_slices(tiny_base, concept, other_concept):
+def test_more_of_a_taught_thing_and_a_stop_work_in_slices(tiny_base, concept, other_concept, monkeypatch):
     settings, more = cns.TeachSettings(**QUICK), cns.Concept("rex", "dog", other_concept.images)
     *_, whole = cns.teach(tiny_base, taught(tiny_base, concept), more, settings, more=True)
     cut = in_slices(tiny_base, taught(tiny_base, concept), more, settings, (3,), more=True)
     assert torch.equal(whole.learned.vector, cut.learned.vector)
-    *_, paused = cns.teach(tiny_base, None, concept, settings, until=4, should_stop=lambda: True)
+    *_, paused = cns.teach(tiny_base, None, concept, settings, until=4, should_stop=at_step(monkeypatch, 1))
     *_, done = cns.teach(tiny_base, None, concept, settings, progress=paused.progress, until=6)
     assert (paused.step, done.stage, done.step) == (1, "done", 1)
 
@@ -307,7 +314,7 @@ def test_more_of_a_taught_thing_and_a_stop_work_in_slices(tiny_base, concept, ot
 def test_the_gradient_score_sees_the_pictures_and_leaves_the_base_alone(tiny_base, concept):
     before = snapshot(tiny_base)
     grey = cns.Concept("rex", "dog", [i.convert("L").convert("RGB") for i in concept.images])
-    one, other = (Teaching(tiny_base, cns.Session.new(tiny_base), c, cns.TeachSettings(**{**QUICK, "score": "gradient"})).index for c in (concept, grey))
+    one, other = (Teaching(tiny_base, cns.Session.new(tiny_base), c, cns.TeachSettings(**{**QUICK, "score": "gradient"})).begun().index for c in (concept, grey))
     assert any(not torch.equal(i, other[n]) for n, i in one.items())
     assert_unchanged(tiny_base, before)
 

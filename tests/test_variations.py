@@ -56,7 +56,7 @@ def test_bad_variations_are_refused_before_anything_is_drawn(session, said):
 
 def test_the_pages_strip_is_four_strengths_from_none_to_more(tiny_base, session):
     gpu.use(tiny_base)
-    strip = sweep("rex", "a <rex> dog", None, session, 4, 7, {"rex": 0.3}, "", 2, 2.0, 60, 100)
+    strip = sweep("rex", "0" * 32, "a <rex> dog", None, session, 4, 7, {"rex": 0.3}, "", 2, 2.0, 60, 100)
     assert [strip.count(f">{said}</figcaption>") for said in ("0%", "50%", "100%", "150%")] == [1] * 4
 
 

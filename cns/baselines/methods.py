@@ -12,12 +12,14 @@ from dataclasses import asdict, fields
 import torch
 from torch import Tensor
 
+from ..choosing import captions
 from ..concept import Concept
 from ..delta import trainable
 from ..generation import GenerateSettings, sample
 from ..images import to_pixels
+from ..parts import whole
 from ..session import Session
-from ..teaching import Teaching, TeachSettings, captions, denoising_loss, optimizer, squared_gradients
+from ..teaching import Teaching, TeachSettings, denoising_loss, optimizer, squared_gradients
 from ..text import class_embedding, encode
 
 
@@ -146,7 +148,7 @@ class Ewc(FinetuneKV):
         """Add the Fisher diagonal of this concept, scaled so that its mean is 1 over the first."""
         latents, texts = self.base.latents(to_pixels(concept.images, self.base.size)), captions(self.base, concept)
         with self.on():
-            total = squared_gradients(self.base, self.weights(), latents, texts, self.vectors, self.settings, batches)
+            total = whole(squared_gradients(self.base, self.weights(), latents, texts, self.vectors, self.settings, batches))
         if not self.fisher:
             self.scale = sum(f.sum() for f in total.values()) / sum(f.numel() for f in total.values())
         self.fisher = {n: self.fisher.get(n, 0) + f / self.scale for n, f in total.items()}
@@ -220,11 +222,12 @@ class Cns(Method):
 
     def learn(self, concept, session) -> Session:
         began = time.monotonic()
-        run = Teaching(self.base, session, concept, self.settings, self.choose)
+        run = Teaching(self.base, session, concept, self.settings, self.choose).begun()
         with run.patched():
             while run.step < self.settings.steps:
                 run.train_step()
-        return run.finish(time.monotonic() - began)[0]
+            picture = run.draw()
+        return run.finish(time.monotonic() - began, picture)
 
     @contextmanager
     def on(self, names=()):

@@ -69,7 +69,7 @@ def timed(run, device: torch.device) -> float:
 def step_of_cns(base, session, concept, settings, steps: int) -> tuple[float, float]:
     """(seconds of a training step on top of `session`, seconds that choosing the neurons took)."""
     start = time.perf_counter()
-    run = Teaching(base, session, concept, settings)
+    run = Teaching(base, session, concept, settings).begun()
     chosen = time.perf_counter() - start
     with run.patched():
         run.train_step()

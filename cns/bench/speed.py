@@ -10,12 +10,14 @@ import urllib.request
 import torch
 
 from ..base import load_base
+from ..choosing import LOOKS
 from ..generation import GenerateSettings, generate
 from ..memory import remember
+from ..parts import whole
 from ..response import called, roomy, unrelated
 from ..selection import concept_rms, select_base, select_general, select_sensitive
 from ..session import Session
-from ..teaching import LOOKS, TeachSettings, squared_gradients, teach
+from ..teaching import TeachSettings, squared_gradients, teach
 from ..text import class_embedding
 from . import ROOT, ready_concepts, row
 
@@ -52,23 +54,23 @@ def speed(source: str | None) -> None:
     prompts, s = [t.format(concept.words) for t in base.card.templates], TeachSettings.of(base)
 
     def choose():
-        select_base(base, concept_rms(base, latents, prompts, session.vectors, torch.Generator().manual_seed(0)), s.base_share)
+        select_base(base, whole(concept_rms(base, latents, prompts, session.vectors, torch.Generator().manual_seed(0))), s.base_share)
 
     def sensitive():
-        select_sensitive(squared_gradients(base, base.weights, latents, [prompts] * len(latents), session.vectors, s, LOOKS), s.base_share)
+        select_sensitive(whole(squared_gradients(base, base.weights, latents, [prompts] * len(latents), session.vectors, s, LOOKS)), s.base_share)
 
     row("select base neurons by gradient", median_ms(sensitive, 1) / 1000, "s")
     row("select base neurons by response, as in the paper", median_ms(choose) / 1000, "s")
 
     def begin():
         own = {concept.token: class_embedding(base, concept)}
-        roomy(base, called(base, concept.words, 6), own, concept.token, unrelated(base), s.response, s.token_rate, s.room)
+        whole(roomy(base, called(base, concept.words, 6), own, concept.token, whole(unrelated(base)), s.response, s.token_rate, s.room))
 
     row("move a new token to where there is room", median_ms(begin, 1) / 1000, "s")
 
     def general():
         base.general.clear()
-        select_general(base, s.base_share, s.general_share)
+        whole(select_general(base, s.base_share, s.general_share))
 
     row("select general neurons (once for a base)", median_ms(general, 1) / 1000, "s")
 

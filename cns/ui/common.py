@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 import torch
 
+from ..parts import Stopped
 from . import zerogpu
 
 
@@ -50,7 +51,8 @@ def mark(note: str) -> tuple[str, str]:
     return secrets.token_hex(4), note
 
 
-EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
+EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError, Stopped)
+STOPPED = "stopped: nothing new was drawn"
 FULL = "the GPU's memory is full: ask for fewer pictures at once, or end other programs that use it, and try again"
 
 
@@ -85,5 +87,6 @@ def told(error: Exception) -> Exception:
 
 def message(error: Exception) -> gr.Error:
     """The error's own sentence, capitalised. gr.Error renders HTML, so it is escaped."""
-    text = zerogpu.sentence(error) or (FULL if isinstance(error, torch.OutOfMemoryError) else str(error))
-    return gr.Error(escape.escape(text[:1].upper() + text[1:], quote=False), title="That did not work", duration=20, print_exception=False)
+    text = zerogpu.sentence(error) or {torch.OutOfMemoryError: FULL, Stopped: STOPPED}.get(type(error), str(error))
+    title = "Stopped" if isinstance(error, Stopped) else "That did not work"
+    return gr.Error(escape.escape(text[:1].upper() + text[1:], quote=False), title=title, duration=20, print_exception=False)

@@ -13,7 +13,7 @@ from ..regions import check_words
 from ..session import STRONGEST
 from ..text import TOKEN, check_prompt
 from ..variations import SWEEP, columns, usual
-from . import gpu, html, regions
+from . import gpu, html, regions, temp
 from .common import Shared, spoken
 
 EXAMPLES = ("a small owl on a yellow background", "a teapot next to an owl, shaded style", "a large strawberry on a teal background")
@@ -33,7 +33,9 @@ def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
                 seed = gr.Number(0, label="Seed of the first", precision=0, minimum=0, min_width=120, elem_id="seed")
                 dice = gr.Button("New seed", size="sm", scale=0, min_width=90, elem_id="new-seed")
             bare = gr.Checkbox(label="Also draw the same seeds without what you taught", elem_id="bare")
-            draw = gr.Button("Generate", variant="primary", elem_id="generate")
+            with gr.Row():
+                draw = gr.Button("Generate", variant="primary", scale=4, elem_id="generate")
+                stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop-drawing")
             image, *more = options(base, shared, lambda: inputs)  # type: ignore[has-type]
             with gr.Accordion("Variations", open=False, elem_id="variations"):
                 gr.HTML(html.note("A table of pictures: a row for each seed, a column for each value of one more thing."))
@@ -42,49 +44,66 @@ def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
                     rows = gr.Slider(1, 4, 2, step=1, label="Seeds", min_width=120)
                 vary = gr.Button("Draw the table", size="sm", elem_id="draw-table")
         with gr.Column(scale=6):
-            note = gr.HTML(html.empty("Your pictures appear here."), elem_id="drawn")
-            look = {"format": "png", "columns": 2, "object_fit": "contain", "visible": False, "show_label": False, "elem_classes": "cns-grid"}
-            pictures = gr.Gallery(label="With what you taught", elem_id="pictures", **look)
-            title = gr.Markdown("**The same seeds without what you taught**", visible=False)
-            plain = gr.Gallery(label="The untaught model", elem_id="plain", **look)
-            where = gr.Checkbox(label="Show where each word of the first picture acted", visible=False, elem_id="where")
-            heat = gr.HTML(elem_id="heat")
-            table = gr.HTML(elem_id="table")
-    inputs = [prompt, image, shared.session, count, seed, *more]
+            note, pictures, title, plain, where, heat, table = results()
+    inputs = [shared.run, prompt, image, shared.session, count, seed, *more]
     last = gr.State(None)  # (prompt, settings, picture to start from) of what is shown
 
     @spoken
-    def generated(bare, prompt, image, session, *how):
-        settings, start = asked(*how), started(image)
+    def generated(bare, run, prompt, image, session, *how):
+        settings, start, watches = asked(*how), started(image), gpu.Watch.of(run).parts(1 + bool(bare))
         cut = check_prompt(base, session, prompt) + check_words(base, session, settings.regions)
         if settings.negative:
             check_prompt(base, session, settings.negative)
-        drawn, without = gpu.draw(prompt, session, settings, start), []
+        drawn, without = gpu.draw(prompt, session, settings, start, watches[0]), []
         if bare:
-            without = gpu.draw(untaught(prompt, session), None, plainly(settings, session), start)
+            without = gpu.draw(untaught(prompt, session), None, plainly(settings, session), start, watches[1])
         return (
             described(prompt, settings, cut), shown(drawn, settings), gr.update(visible=bare), shown(without, settings),
             gr.update(visible=True), (prompt, settings, start),
         )  # fmt: skip
 
     @spoken
-    def acted(asked_for, last, session):
+    def acted(asked_for, last, session, run):
         if not asked_for or not last:
             return ""
-        picture, heats = gpu.explain(last[0], session, *last[1:])
+        picture, heats = gpu.explain(last[0], session, *last[1:], gpu.Watch.of(run))
         return html.strip([(h.over(html.enlarged(picture)), h.word) for h in heats])
 
     drawing = {
         "fn": generated, "inputs": [bare, *inputs], "outputs": [note, pictures, title, plain, where, last],
         "concurrency_id": "draw", "concurrency_limit": 1, "show_progress_on": [note], "api_visibility": "private",
     }  # fmt: skip
-    gr.on([draw.click, prompt.submit], **drawing).success(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")
-    where.input(acted, [where, last, shared.session], [heat], concurrency_id="draw", api_visibility="private")
-    vary.click(
+    mapping = {"fn": acted, "inputs": [where, last, shared.session, shared.run], "outputs": [heat], "concurrency_id": "draw", "api_visibility": "private"}
+    drawn = gr.on([draw.click, prompt.submit], **drawing)
+    after, mapped = drawn.success(**mapping), where.input(**mapping)
+    table_drawn = vary.click(
         spoken(variations), [what, rows, *inputs], [table], concurrency_id="draw", show_progress_on=[table], api_visibility="private"
+    )
+    stop.click(
+        spoken(stopped), [shared.run], [note], queue=False, show_progress="hidden", cancels=[drawn, after, mapped, table_drawn], api_visibility="private"
     )
     dice.click(lambda: random.randrange(2**31), None, [seed], queue=False, show_progress="hidden", api_visibility="private")
     return prompt, drawing
+
+
+def results() -> tuple:
+    """Where what is drawn appears: (what it is, pictures, a title, pictures of the untaught model, whether to show the maps, the maps, a table)."""
+    look = {"format": "png", "columns": 2, "object_fit": "contain", "visible": False, "show_label": False, "elem_classes": "cns-grid"}
+    return (
+        gr.HTML(html.empty("Your pictures appear here."), elem_id="drawn"),
+        gr.Gallery(label="With what you taught", elem_id="pictures", **look),
+        gr.Markdown("**The same seeds without what you taught**", visible=False),
+        gr.Gallery(label="The untaught model", elem_id="plain", **look),
+        gr.Checkbox(label="Show where each word of the first picture acted", visible=False, elem_id="where"),
+        gr.HTML(elem_id="heat"),
+        gr.HTML(elem_id="table"),
+    )
+
+
+def stopped(run: str) -> str:
+    """End what is being drawn, and say so."""
+    temp.made(gpu.halt(run))
+    return html.note("Stopped: nothing new was drawn.")
 
 
 def options(base, shared: Shared, inputs) -> list:
@@ -123,14 +142,19 @@ def sliders(shared: Shared, strengths: gr.State, inputs) -> None:
     shared.known.change(dict, None, [strengths], queue=False, api_visibility="private")
 
 
-def sweep(name: str, prompt, image, session, *how) -> str:
+def sweep(name: str, run, prompt, image, session, *how) -> str:
     """The first picture at four strengths of one concept."""
     settings, start = replace(asked(*how), count=1), started(image)
-    drawn = [(gpu.draw(prompt, session, each, start)[0], f"{s:.0%}") for s, each in columns(session, settings, [name], SWEEP)]
-    return html.strip(drawn)
+    return html.strip([(pictures[0], f"{s:.0%}") for s, pictures in drawn_each(run, prompt, session, start, columns(session, settings, [name], SWEEP))])
 
 
-def variations(what: str, seeds: int, prompt, image, session, *how) -> str:
+def drawn_each(run: str, prompt: str, session, start, wanted) -> list:
+    """(value, pictures) of each (value, settings) `wanted`."""
+    watches = gpu.Watch.of(run).parts(len(wanted))
+    return [(v, gpu.draw(prompt, session, each, start, watch)) for (v, each), watch in zip(wanted, watches)]
+
+
+def variations(what: str, seeds: int, run, prompt, image, session, *how) -> str:
     """A row of pictures for each seed, a column for each value."""
     settings, start = replace(asked(*how), count=int(seeds)), started(image)
     if what == ANEW and not start:
@@ -138,7 +162,7 @@ def variations(what: str, seeds: int, prompt, image, session, *how) -> str:
     varied = named_in(prompt, settings, session) if what == STRENGTH else {GUIDANCE: "guidance", ANEW: "image_strength"}[what]
     values = SWEEP if what == STRENGTH else usual(varied, settings.guidance)  # type: ignore[arg-type]
     said = {GUIDANCE: "guidance {:g}", STRENGTH: "strength {:.0%}", ANEW: "{:.0%} anew"}[what]
-    drawn = [(said.format(v), gpu.draw(prompt, session, each, start)) for v, each in columns(session, settings, varied, values)]
+    drawn = [(said.format(v), pictures) for v, pictures in drawn_each(run, prompt, session, start, columns(session, settings, varied, values))]
     return "".join(html.note(f"seed {settings.seed + i}") + html.strip([(pictures[i], words) for words, pictures in drawn]) for i in range(int(seeds)))
 
 

@@ -6,17 +6,20 @@ platform would drop their words. What is not decorated runs in the main process.
 """
 
 import re
+import secrets
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import gradio as gr
 import spaces
 import torch
 
-from .. import generation, memory, owning, probing, selection, teaching
+from .. import devices, generation, memory, owning, parts, probing, selection, teaching
 from ..export import export
-from . import zerogpu
+from . import html, zerogpu
 from .common import spoken
 
 pace = zerogpu.Pace()
@@ -32,7 +35,7 @@ def use(base) -> None:
 
 
 def flag(run: str, what: str) -> Path:
-    """The file that says `what` ("keep" or "drop") to the teaching `run`, or of it ("busy"). Raises ValueError for an id that we did not make."""
+    """The file that says `what` ("keep" or "drop") to the teaching of the page `run`, or of it ("busy"), or to its drawings ("halt"). Raises ValueError for an id that we did not make."""
     if not re.fullmatch("[0-9a-f]{32}", run or ""):
         raise ValueError("this page has lost its session: reload it")
     return FLAGS / f"{run}.{what}"
@@ -42,6 +45,60 @@ def clear(run: str) -> None:
     """Forget earlier stops of `run`."""
     for what in ("keep", "drop"):
         flag(run, what).unlink(missing_ok=True)
+
+
+def halt(run: str) -> Path:
+    """End what is being drawn for the page `run`. Returns the file that says so."""
+    file = flag(run, "halt")
+    file.write_text(secrets.token_hex(8))
+    return file
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The page that waits for a drawing, which it can end until it is there; the drawing is one `part` of so many."""
+
+    run: str
+    said: str  # what `halt` had written when the drawing was asked for
+    part: tuple[int, int] = (0, 1)
+
+    @classmethod
+    def of(cls, run: str) -> "Watch":
+        return cls(run, _said(run))
+
+    def parts(self, count: int):
+        """One for each of so many drawings."""
+        return [replace(self, part=(i, count)) for i in range(count)]
+
+    def asked(self) -> None:
+        """Raises Stopped when the page no longer waits."""
+        if (now := _said(self.run)) and now != self.said:
+            raise parts.Stopped
+
+
+def _said(run: str) -> str:
+    file = flag(run, "halt")
+    return file.read_text() if file.exists() else ""
+
+
+@contextmanager
+def watched(watch: Watch | None, passes: int):
+    """Within: before every pass of the denoiser, of so many, the page is asked whether it still waits, and its bar moves."""
+    if watch is None:
+        yield
+        return
+    done, began, (part, count), bar = 0, 0.0, watch.part, gr.Progress()
+
+    def asked():
+        nonlocal done, began
+        watch.asked()
+        began = began or time.monotonic()
+        left = (time.monotonic() - began) / done * (passes * (count - part) - done) if done else None
+        bar(min(1.0, (part + done / passes) / count), desc=f"Drawing{html.soon(left)}")
+        done += 1
+
+    with parts.passing(_base, asked):
+        yield
 
 
 @spaces.GPU(duration=10)
@@ -63,8 +120,13 @@ def _seconds(session, concept, settings, run, more=False, progress=None, until=N
 def teach(session, concept, settings, run, more=False, progress=None, until=None):
     """Yields the core's events until the end, a stop, or the pause at step `until`."""
     keep, drop = (flag(run, what) for what in ("keep", "drop"))
-    stop = {"should_stop": lambda: keep.exists() or drop.exists()}
-    yield from teaching.teach(_base, session, concept, settings, more=more, progress=progress, until=until, **stop)
+
+    def asked() -> bool:
+        if drop.exists():
+            raise parts.Dropped
+        return keep.exists()
+
+    yield from teaching.teach(_base, session, concept, settings, more=more, progress=progress, until=until, should_stop=asked)
 
 
 def learn(session, concept, settings, run, more=False, progress=None):
@@ -81,7 +143,7 @@ def learn(session, concept, settings, run, more=False, progress=None):
             try:
                 with closing(teach(session, concept, settings, run, more, progress, until)) as events:
                     for event in measured(events):
-                        progress, done = event.progress or progress, bool(event.session)
+                        progress, done = event.progress or progress, event.stage in ("done", "stopped")
                         yield event
                 tries = 1
             except Exception as error:
@@ -90,6 +152,7 @@ def learn(session, concept, settings, run, more=False, progress=None):
                 tries = 2
     finally:
         busy.unlink(missing_ok=True)
+        devices.give_back()
 
 
 def measured(events):
@@ -100,30 +163,39 @@ def measured(events):
         began = began or (now if event.stage == "remember" else None)
         if event.progress:
             pace.learn(event.progress.seconds, event.step)
-        if event.session:
+        if event.session and event.step == event.steps:  # one that was stopped says little of a step
             pace.learn(event.learned.stats["seconds"], event.step, now - began, 2 + len(event.memories))
         yield event
 
 
 @spaces.GPU(duration=60)
 @spoken
-def draw(prompt, session, settings, image=None):
-    """Pictures of `prompt`; `image`: a picture to start from."""
-    return generation.generate(_base, prompt, session, settings, image)
+def draw(prompt, session, settings, image=None, watch=None):
+    """Pictures, see `generation.generate`."""
+    try:
+        with watched(watch, generation.passes(_base, settings, image)):
+            return generation.generate(_base, prompt, session, settings, image)
+    finally:
+        devices.give_back()
 
 
 @spaces.GPU(duration=60)
 @spoken
-def explain(prompt, session, settings, image=None):
+def explain(prompt, session, settings, image=None, watch=None):
     """(the first picture of `prompt`, where each of its words acted)."""
-    return generation.explain(_base, prompt, session, settings, image)
+    with watched(watch, generation.passes(_base, replace(settings, count=1), image)):
+        return generation.explain(_base, prompt, session, settings, image)
 
 
 @spaces.GPU(duration=60)
 @spoken
-def compare(before, after):
-    """What the concepts that both sessions know lost or won."""
-    return owning.compared(_base, before, after)
+def compare(before, after, watch=None):
+    """What the concepts that both sessions know lost or won; nothing when it is stopped."""
+    try:
+        with watched(watch, 2 * max(1, len({*before.tokens} & {*after.tokens})) * _base.steps):
+            return owning.compared(_base, before, after)
+    except parts.Stopped:
+        return []
 
 
 @spaces.GPU(duration=60)
@@ -137,26 +209,41 @@ def whole(session, out):
 @spoken
 def calibration():
     """What unrelated prompts look like to every layer, see `selection.calibration_rms`; as a teaching sees them."""
-    with _base.lock:
-        return {layer: rs.cpu() for layer, rs in selection.calibration_rms(_base, torch.Generator().manual_seed(0)).items()}
+    bar, count = gr.Progress(), selection.general_parts(_base) - len(_base.weights)
+    found = parts.locked(_base, selection.calibration_rms(_base, torch.Generator().manual_seed(0)))
+    began, done = time.monotonic(), 0
+    while True:
+        try:
+            next(found)
+        except StopIteration as end:
+            return {layer: rs.cpu() for layer, rs in end.value.items()}
+        done += 1
+        bar(done / count, desc=f"Looking at unrelated prompts{html.soon((time.monotonic() - began) / done * (count - done))}")
 
 
 @spaces.GPU(duration=60)
 @spoken
-def probe(session, name, other, seed):
+def probe(session, name, other, seed, watch):
     """Yields the causal probes of a concept, see `probing.probes`."""
-    yield from probing.probes(_base, session, name, other, seed)
+    found = probing.probes(_base, session, name, other, seed)
+    while True:
+        with parts.passing(_base, watch.asked):
+            if (shown := next(found, None)) is None:
+                return
+        yield shown
 
 
 @spaces.GPU(duration=60)
 @spoken
-def remembered(session, last):
+def remembered(session, last, watch):
     """[(picture, CLIP-I)] of the first `last` concepts, drawn with what these alone changed."""
-    return probing.row(_base, session, last)
+    with parts.passing(_base, watch.asked):
+        return probing.row(_base, session, last)
 
 
 @spaces.GPU(duration=60)
 @spoken
-def silence(session, name):
+def silence(session, name, watch):
     """(picture with the concept's neurons, picture without)."""
-    return memory.silence(_base, session, name)
+    with watched(watch, 2 * _base.steps):
+        return memory.silence(_base, session, name)

@@ -11,7 +11,7 @@ import gradio as gr
 from .common import Shared
 
 STEPS = ("1. Teach a ready thing", "2. Draw it somewhere new", "3. See its neurons")
-LESSON, MOST = "rex", 150  # the ready thing of the first step, and the training steps that are enough to know it again
+LESSON = "rex"  # the ready thing of the first step
 PROMPT = "a {} on a teal background"
 WORDS = '<p class="cns-note"><b>Try it in three steps</b></p>'
 HEAD = """<script>
@@ -61,7 +61,7 @@ def build(shared: Shared) -> Guide:
 
 
 def wire(guide: Guide, shared: Shared, lesson, prompt: gr.Textbox, drawing: dict) -> None:
-    """`lesson(start, name, most)` teaches a ready thing, in so many steps at most, after the event `start`; `drawing` are the arguments of an event that draws `prompt`."""
+    """`lesson(start, name)` teaches a ready thing after the event `start`; `drawing` are the arguments of an event that draws `prompt`."""
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     first, second, third = guide.buttons
 
@@ -72,7 +72,7 @@ def wire(guide: Guide, shared: Shared, lesson, prompt: gr.Textbox, drawing: dict
     def ticked(step: int):
         return {"fn": lambda known, done: standing(known, {*done, step}), "inputs": [shared.known, guide.done], "outputs": [*guide.buttons, guide.done], **quiet}
 
-    lesson(turn("teach", first.click, "#live"), LESSON, MOST)
+    lesson(turn("teach", first.click, "#live"), LESSON)
     shared.known.change(lambda known, done: standing(known, {*done, 0} if known else ()), [shared.known, guide.done], [*guide.buttons, guide.done], **quiet).then(
         None, None, None, js="() => cnsBeen()", api_visibility="private"
     )

@@ -76,12 +76,19 @@ def kept(state) -> str:
 STAGES = {"select": "Finding its neurons", "train": "Learning", "pause": "Learning", "remember": "Drawing what I remember", "done": "Done"}
 
 
+def soon(seconds: float | None) -> str:
+    """How long it still takes, as the end of a sentence; nothing where that is not known."""
+    return f", about {seconds:.0f} s left" if seconds else ""
+
+
 def progress(event, losses, preview) -> str:
     """Bar, stage, time left, loss curve, the latest preview."""
-    left = f", about {event.seconds_left:.0f} s left" if event.seconds_left and event.stage == "train" else ""
-    trained = 0.04 + 0.9 * event.step / event.steps
-    share = {"select": 0.02 if event.step == 0 else trained, "train": trained, "pause": trained, "remember": 0.96, "done": 1.0}[event.stage]
-    text = f"{STAGES[event.stage]}{f': step {event.step} of {event.steps}' if event.stage == 'train' else ''}{left}"
+    (done, parts), trained = event.parts, 0.1 + 0.8 * event.step / event.steps
+    part = done / parts if parts else 0.0
+    share = {"select": trained if event.step else 0.1 * part, "train": trained, "pause": trained, "remember": 0.9 + 0.1 * part, "done": 1.0}[event.stage]
+    where = {"select": f"part {done} of {parts}", "train": f"step {event.step} of {event.steps}", "remember": f"picture {done + 1} of {parts}"}
+    at = f": {where[event.stage]}" if event.stage == "train" or parts else ""
+    text = STAGES[event.stage] + at + soon(event.seconds_left)
     look = figure(preview, "how it looks so far") if preview else ""
     picture = f'<div class="cns-strip" style="--side:120px">{look}</div>' if look else ""
     return (
@@ -114,10 +121,17 @@ def taught(event) -> str:
     """After a teaching: before and after, and what is still remembered."""
     learned, memories = event.learned, event.memories
     s = learned.stats
-    pair = strip([(event.before, f"before: a {learned.class_word} {score(s['clip_i_before'])}"), (learned.picture, f"after: a {learned.words} {score(s['clip_i'])}")], 176)
+    before = [(event.before, f"before: a {learned.class_word} {score(s['clip_i_before'])}")] if event.before else []
+    pair = strip([*before, (learned.picture, f"after: a {learned.words} {score(s['clip_i'])}")], 176)
     head = f"<h3>{esc(learned.token)} is learned</h3>" + facts(
         [("neurons trained", f"{s['neurons']:,}"), ("of the model", f"{s['share_of_model']:.2%}"), ("seconds", f"{s['seconds']:.0f}")]
     )
+    others = len(event.session.concepts) - 1
+    if len(memories) < others or not before:  # it was stopped
+        left = f" {others - len(memories)} of {others} earlier things were not drawn again: they are as they were, and Generate draws them." if others else ""
+        head += note(f"Stopped after step {event.step} of {event.steps}: what it had learned by then is kept.{left}")
+    if not memories and others:
+        return head + pair
     if not memories:
         return head + pair + '<p class="cns-note">Teach another thing: this one will be drawn again then, so you can see that it stays.</p>'
     return head + pair + "<h3>What I still remember</h3>" + remembered(memories)

@@ -5,7 +5,7 @@ import gradio as gr
 from .. import inspection
 from ..inspection import WAYS
 from ..teaching import TeachSettings
-from . import gpu, html, owning, plots, probing
+from . import generate, gpu, html, owning, plots, probing
 from .common import Shared, spoken
 
 NOTHING = "Teach something first. Then this page shows which of the model's weights learned it, where they lie, and what the picture becomes without them."
@@ -52,7 +52,7 @@ def build(base, store, shared: Shared) -> None:
         gr.Markdown("**Silence it.** The same seed, drawn with the concept's neurons and with the untaught model's values in their place.")
         quiet = gr.Button("Draw with and without its neurons", size="sm", elem_id="silence")
         pair = gr.HTML()
-        probing.build(shared, name)
+        stop, status, *probings = probing.build(shared, name)
         owning.build(base, store, shared, name)
 
     def refresh(session, asked):
@@ -106,10 +106,10 @@ def build(base, store, shared: Shared) -> None:
         return plots.shown(inspection.spread(base, session, by)) if session else ""
 
     @spoken
-    def without(session, name):
+    def without(session, name, run):
         if not session or not name:
             raise ValueError("there is no concept to silence yet: teach one first")
-        loud, silent = gpu.silence(session, name)
+        loud, silent = gpu.silence(session, name, gpu.Watch.of(run))
         return html.strip([(loud, "with its neurons"), (silent, "without them")], 176)
 
     views = [numbers, funnel, overlap, growth, where, updates, rho, gamma, pair, other]
@@ -117,11 +117,14 @@ def build(base, store, shared: Shared) -> None:
     name.input(show, [shared.session, name, by], views, js=LINK, api_visibility="private")
     gr.on(
         [rho.input, gamma.input], reselect, [shared.session, name, rho, gamma], [funnel, overlap],
-        trigger_mode="always_last", show_progress="hidden", api_visibility="private",
+        trigger_mode="always_last", show_progress="minimal", show_progress_on=[other], api_visibility="private",
     )  # fmt: skip
     as_taught.click(reset, [shared.session, name], [rho, gamma, funnel, overlap], show_progress="hidden", api_visibility="private")
     by.input(divide, [shared.session, by], [where], show_progress="hidden", api_visibility="private")
-    quiet.click(without, [shared.session, name], [pair], concurrency_id="draw", api_visibility="private")
+    quieted = quiet.click(without, [shared.session, name, shared.run], [pair], concurrency_id="draw", api_visibility="private")
+    stop.click(
+        spoken(generate.stopped), [shared.run], [status], queue=False, show_progress="hidden", cancels=[quieted, *probings], api_visibility="private"
+    )
 
 
 def link(name: str) -> str:

@@ -36,7 +36,7 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
     def forgotten(session, name, run_id, key):
         _idle(session, name, run_id)
         new = owning.forget(session, name)
-        changes = gpu.compare(session, new)
+        changes = gpu.compare(session, new, gpu.Watch.of(run_id))
         return told(session, new, name, changes), *changed(new, key, "forget", name, session)
 
     @shared.keyed
@@ -50,16 +50,17 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
         _idle(session, session and session.concepts, run_id)
         if (other := store.load((other_key or "").strip().lower(), base)) is None:
             raise ValueError(NOTHING)
-        return "", *with_other(session, other, key)
+        return "", *with_other(session, other, run_id, key)
 
     @shared.keyed
     def merged_file(session, path, run_id, key):
         _idle(session, session and session.concepts, run_id)
-        return with_other(session, received(path, base), key)
+        return with_other(session, received(path, base), run_id, key)
 
-    def with_other(session, other, key):
+    def with_other(session, other, run_id, key):
+        first, second = gpu.Watch.of(run_id).parts(2)
         new = owning.merge(session, other)
-        changes = gpu.compare(session, new) + gpu.compare(other, new)
+        changes = gpu.compare(session, new, first) + gpu.compare(other, new, second)
         return joined(session, other, new, changes), *changed(new, key, "merge", "", session)
 
     def changed(session, key, *what):

@@ -13,7 +13,7 @@ PROBES = 9  # pictures of a probing with a concept to swap with
 
 CSS = """
 .cns-matrix { overflow-x: auto; }
-#probe { align-self: center; }
+#probe, #stop-looking { align-self: center; }
 #probed, #forgotten { min-height: 1.8rem; }
 .cns-matrix table { border-collapse: separate; border-spacing: 6px; border: 0; }
 .cns-matrix :is(th, td) { font-size: .8rem; font-weight: 400; text-align: center; vertical-align: middle; color: var(--body-text-color); border: 0; padding: 0; }
@@ -21,8 +21,8 @@ CSS = """
 """
 
 
-def build(shared: Shared, name: gr.Dropdown) -> None:
-    """Layout first, wiring below. `name`: the concept that the tab shows."""
+def build(shared: Shared, name: gr.Dropdown) -> tuple:
+    """Layout first, wiring below. `name`: the concept that the tab shows. Returns the button that is to stop what is drawn, where to say so, and its events."""
     gr.Markdown(
         "**Causal probes.** The same prompt and seed each time, with one thing changed. *Unlearned* gives the concept's neurons the untaught values back; *at zero* "
         "takes away all that the neurons do. When its own change the picture and as many random ones do not, it is its own that carry the concept; general ones "
@@ -32,46 +32,48 @@ def build(shared: Shared, name: gr.Dropdown) -> None:
         other = gr.Dropdown(label="Swap deltas with", choices=[NOBODY], value=NOBODY, elem_id="swap", min_width=150)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31, min_width=110, elem_id="probe-seed")
         go = gr.Button("Probe it", size="sm", scale=0, min_width=130, elem_id="probe")
+        stop = gr.Button("Stop", size="sm", scale=0, min_width=80, elem_id="stop-looking")
+    status = gr.HTML(elem_id="looking")
     probed = gr.HTML(elem_id="probed")
     gr.Markdown("**What was forgotten.** Every concept drawn again after each later one, as far back as the first. It takes a picture for each cell.")
     matrix = gr.Button("Draw the forgetting matrix", size="sm", elem_id="forgetting")
     drawn = gr.HTML(elem_id="forgotten")
 
     def names(session):
-        return gr.update(choices=[NOBODY, *((c.token, c.name) for c in session.concepts)] if session else [NOBODY], value=NOBODY), "", ""
+        return gr.update(choices=[NOBODY, *((c.token, c.name) for c in session.concepts)] if session else [NOBODY], value=NOBODY), "", "", ""
 
     @spoken
-    def probe(session, name, other, seed):
+    def probe(session, name, other, seed, run):
         if not session or not name:
             raise ValueError("there is no concept to probe yet: teach one first")
         other = None if other in (NOBODY, name) else other
         pictures, count = [], PROBES if other else PROBES - 2
-        yield waiting(0, count, 0.0)
+        yield waiting(0, count, 0.0), ""
         began = time.monotonic()
-        for p in gpu.probe(session, name, other, int(seed or 0)):
+        for p in gpu.probe(session, name, other, int(seed or 0), gpu.Watch.of(run)):
             score = "" if p.clip_i is None else f"CLIP-I {p.clip_i:.3f}" + (f" ({p.change:+.3f})" if pictures else "")
             pictures.append((p.picture, f"{p.title}: {p.about}{f' ({p.neurons:,})' if p.neurons else ''}. {score}"))
-            yield waiting(len(pictures), count, time.monotonic() - began) + html.strip(pictures, 150)
+            yield waiting(len(pictures), count, time.monotonic() - began), html.strip(pictures, 150)
 
     @spoken
-    def remember(session):
+    def remember(session, run):
         if not session or not session.concepts:
             raise ValueError("there is nothing to forget yet: teach something first")
-        n, rows = len(session.concepts), []
+        n, rows, watch = len(session.concepts), [], gpu.Watch.of(run)
         began, cells = time.monotonic(), n * (n + 1) // 2
-        yield waiting(0, cells, 0.0)
+        yield waiting(0, cells, 0.0), ""
         for last in range(1, n + 1):
-            rows.append(gpu.remembered(session, last))
-            yield waiting(sum(map(len, rows)), cells, time.monotonic() - began) + table(session, rows)
+            rows.append(gpu.remembered(session, last, watch))
+            yield waiting(sum(map(len, rows)), cells, time.monotonic() - began), table(session, rows)
         scores = [[score for _, score in row] for row in rows]
         if all(s is not None for row in scores for s in row):
-            yield plots.shown(inspection.forgetting(session, scores)) + table(session, rows)
+            yield "", plots.shown(inspection.forgetting(session, scores)) + table(session, rows)
 
-    shared.known.change(names, [shared.session], [other, probed, drawn], queue=False, api_visibility="private")
+    shared.known.change(names, [shared.session], [other, status, probed, drawn], queue=False, api_visibility="private")
     name.change(lambda: "", None, [probed], queue=False, show_progress="hidden", api_visibility="private")
     look = {"concurrency_id": "draw", "show_progress": "minimal", "api_visibility": "private"}  # says where in the queue it waits
-    go.click(probe, [shared.session, name, other, seed], [probed], **look)
-    matrix.click(remember, [shared.session], [drawn], **look)
+    probings = go.click(probe, [shared.session, name, other, seed, shared.run], [status, probed], **look)
+    return stop, status, probings, matrix.click(remember, [shared.session, shared.run], [status, drawn], **look)
 
 
 def waiting(done: int, count: int, seconds: float) -> str:

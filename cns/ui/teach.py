@@ -18,6 +18,7 @@ from . import gpu, html, temp, zerogpu
 from .common import Shared, keep_session, mark, spoken
 
 KEEP, DROP = "Stop and keep", "Stop and discard"
+STOPPED = "Stopped: nothing of it was kept, what was known before is as it was."
 READY = Path(__file__).parents[2] / "assets" / "concepts"
 
 
@@ -28,7 +29,7 @@ def ready_concepts(folder: Path) -> list[dict]:
 
 
 def build(base, store, shared: Shared, folder=None):
-    """Layout first, wiring below. Returns what teaches a ready thing, by name and in so many steps at most, after an event."""
+    """Layout first, wiring below. Returns what teaches a ready thing, by name, after an event."""
     ready = ready_concepts(folder or READY)
     defaults = TeachSettings.of(base)
     with gr.Row(visible=False, elem_id="draft") as offer:
@@ -81,7 +82,7 @@ def build(base, store, shared: Shared, folder=None):
         fits = gpu.suggest(pictures)
         return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None)
 
-    def run(files, name, word, steps, seed, session, run_id, key, paused_at, more=False, most=None):
+    def run(files, name, word, steps, seed, session, run_id, key, paused_at, more=False):
         concept = Concept(name, word, load_images([path for path, _ in files or []]))
         try:
             check(base, session, concept, more)
@@ -89,7 +90,7 @@ def build(base, store, shared: Shared, folder=None):
             yield {taken: gr.update(visible=True), again: f"Teach it as <{free_name(concept.name, session)}> instead"}
             raise
         gpu.clear(run_id)
-        steps = min(int(steps), most or int(steps))
+        steps = int(steps)
         keep_draft(store, key, files, name, word, steps, int(seed or 0))
         settings = TeachSettings.of(base, steps=steps, seed=int(seed or 0))
         asleep = teach, shared.restart, shared.lesson, *shared.asleep
@@ -104,9 +105,9 @@ def build(base, store, shared: Shared, folder=None):
                 progress = event.progress or progress
                 losses += [event.loss] if event.loss is not None and event.stage == "train" else []
                 preview = event.preview or preview
-                if gpu.flag(run_id, "drop").exists():
+                if event.stage == "stopped":
                     drop_draft(store, key)
-                    yield {**idle, live: html.empty("Stopped: nothing of it was kept."), result: "", paused: None}
+                    yield {**idle, live: html.empty(STOPPED), result: "", paused: None}
                     return
                 if event.session:
                     break
@@ -162,10 +163,10 @@ def build(base, store, shared: Shared, folder=None):
     forget.click(discard, [shared.key], [offer], queue=False, api_visibility="private")
     shared.offer = offer, offered
 
-    def lesson(start, name_of_it: str, most: int):
+    def lesson(start, name_of_it: str):
         chosen = next((c for c in ready if c["name"] == name_of_it), ready[0])
         there = start.then(lambda: filled(chosen), None, [images, name, word], queue=False, api_visibility="private")
-        there.then(view, [images], [seen, guess], **look).then(**{**teaching, "fn": shared.keyed(partial(run, most=most))})
+        there.then(view, [images], [seen, guess], **look).then(**teaching)
 
     gr.on(None, cost, [steps, shared.known], [price], show_progress="hidden", api_visibility="private")
     for button, what in ((keep, "keep"), (drop, "drop")):
