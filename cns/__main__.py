@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
@@ -39,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, help="training steps (default: the base's own)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--more", action="store_true", help="the name is taught already: teach it more pictures")
+    sub.add_argument("--job", metavar="MACHINE", help="teach on HF Jobs, such as t4-small, paid by the account of HF_TOKEN")
+    sub.add_argument("--space", default=os.environ.get("CNS_SPACE"), metavar="OWNER/NAME", help="the Space whose code the job runs (also CNS_SPACE)")
     sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file; this and the session may also lie at `hub:owner/name/folder`, in a private dataset repo")
     sub = command("generate", _generate, "Draw pictures of a prompt, with what a session knows or with the untouched base.", session=False)
     sub.add_argument("--prompt", required=True)
@@ -128,6 +131,7 @@ def _open(args):
 def _teach(args):
     from . import Concept, TeachSettings, check, load_base, load_images, parallel, teach
     from .store.exchange import fetched, keep, opened
+    from .store.jobs import teach_there
 
     changes = {"seed": args.seed, "preview_every": 0} | ({"steps": args.steps} if args.steps is not None else {})
     concept = Concept(args.name, args.class_word, load_images([*map(fetched, args.images)]))
@@ -136,6 +140,10 @@ def _teach(args):
     session = opened(args.session, base)
     check(base, session, concept, args.more)
     settings = TeachSettings.of(base, **changes)
+    if args.job:
+        done = teach_there(base, session, concept, args.job, args.space, print, steps=settings.steps, seed=settings.seed, more=args.more)
+        keep(args.session, done)
+        return _taught(done.concept(concept.name))
     first = parallel.rank() == 0
     lines = {} if sys.stderr.isatty() else {"bar_format": "{l_bar}{bar}{r_bar}\n", "mininterval": 2}  # a log shows whole lines only
     with tqdm(total=settings.steps, unit="step", desc=concept.token, disable=not first, **lines) as bar:
@@ -146,7 +154,11 @@ def _teach(args):
     if not first:
         return
     keep(args.session, event.session)
-    stats = event.learned.stats
+    _taught(event.learned)
+
+
+def _taught(concept):
+    stats = concept.stats
     print(f"{concept.token} taught: {stats['neurons']:,} neurons ({stats['share_of_model']:.2%} of the model), {_score(stats)}")
 
 

@@ -127,7 +127,7 @@ class JobsHandler(Handler):
         return token.removeprefix("hf_oauth_")
 
     def scoped(self) -> set:
-        return self.server.scopes.get(self.name(), SCOPES)
+        return self.server.scopes.get(f"hf_oauth_{self.name()}", SCOPES)
 
     def right(self) -> str:
         return "write" if "contribute-repos" in self.scoped() else "read"

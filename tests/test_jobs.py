@@ -5,7 +5,7 @@ import re
 import sys
 
 import pytest
-from conftest import picture, taught, tiny_pipeline
+from conftest import MINUTES, NO_BROWSER, picture, taught, tiny_pipeline
 from hub import running
 from huggingface_hub import HfApi, constants
 from jobs_hub import JobsHub
@@ -51,6 +51,7 @@ def hub(monkeypatch, files):
     monkeypatch.setenv("HF_TOKEN", "hf_writer")  # the Space's own
     with running(JobsHub) as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
         for repo, tree in files.items():
             hub.create(repo, private=False)
             hub.commit(repo, tree, "all")
@@ -93,6 +94,7 @@ def test_a_job_teaches_with_the_persons_own_token_and_its_result_comes_back(hub,
     at = f"hub:{ANNS}/session-1/{job.folder}"
     command = ["python", "-m", "cns", "teach", f"--base={MODEL}", f"--session={at}", "--name=rex", "--class=dog", "--steps=3", "--seed=0", f"{at}/0.png", f"{at}/1.png"]
     assert run.spec["command"][-len(command) :] == command and run.spec["timeoutSeconds"] == 3600
+    jobs.forget(job)
     jobs.forget(job)
     assert jobs.left_over("session-1") is None and set(hub.head(ANNS).tree) == {".gitattributes", "README.md"}
 
@@ -203,7 +205,7 @@ def test_what_a_job_leaves_is_read_as_a_strangers_file(hub, base, tiny_base, mon
     with pytest.raises(HubRefuses, match="at most 0 are read"):
         here.result(job, base)
     exchange.clear()
-    with pytest.raises(ValueError, match="ended without"):
+    with pytest.raises(ValueError, match="or another page took it already"):
         here.result(job, base)
 
 
@@ -251,7 +253,9 @@ def test_what_was_taught_meanwhile_stays_and_the_result_is_in_the_history(base, 
     result = taught(base, rex(), tom)
     job = jobs.Job("1", "", "session-1", "rex", "f", content_of(tom))
     store.save(key, tom, "teach", "tom")
-    assert kept(store, key, base, job, result) == "<rex> was taught." and store.load(key, base).tokens == ("<tom>", "<rex>")
+    for _ in range(2):  # in two pages
+        assert kept(store, key, base, job, result) == "<rex> was taught." and store.load(key, base).tokens == ("<tom>", "<rex>")
+    assert len(store.history(key)) == 2
     assert store.undo(key, result, base).tokens == ("<tom>",)
     store.save(key, max_, "upload", "", tom)
     assert "stays as it is now: bring `teach rex` back" in kept(store, key, base, job, result)
@@ -278,6 +282,7 @@ def page(serve, base, hub, tmp_path):  # noqa: F811
     page = Page(serve(LocalStore(tmp_path), base, space=SPACE))
     page.headers = {"Cookie": page.demo.cookie("ann")}
     page.load()
+    page.call("machines", None, page.text)  # it opens the panel
     page.pictures = []
     for colour in ("red", "brown"):
         out = io.BytesIO()
@@ -320,8 +325,7 @@ def test_only_who_signed_in_can_send_a_job_and_bad_input_is_said(page, hub):
     stranger.load()
     stranger.pictures = page.pictures
     for text in (stranger.text, page.text):
-        stranger.text = text
-        for handler, inputs in (("machines", [None, text]), ("send", [page.pictures, "rex", "dog", 10, 0, "t4-small", False, None, text])):
+        for handler, inputs in (("machines", [None, text]), ("send", [page.pictures, "rex", "dog", 10, 0, None, False, None, text])):
             with pytest.raises(RuntimeError, match="You are not signed in"):
                 stranger.call(handler, *inputs)
     page.pictures, pictures = None, page.pictures
@@ -332,3 +336,58 @@ def test_only_who_signed_in_can_send_a_job_and_bad_input_is_said(page, hub):
     with pytest.raises(RuntimeError, match="has no credits"):
         send(page)
     assert hub.jobs == {}
+
+
+def test_from_a_shell_a_job_teaches_a_session_in_a_folder_and_ctrl_c_cancels_it(hub, base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_oauth_ann")
+    monkeypatch.setattr("cns.load_base", lambda *_: base)
+    picture("red").save(tmp_path / "0.png")
+    teach = ["teach", "--session", str(tmp_path / "s"), "--name", "rex", "--class", "dog", "--steps", "3", str(tmp_path / "0.png"), "--job", "t4-small"]
+    assert main(teach) == 2 and "name the Space whose code a job is to run" in capsys.readouterr().err
+    result = pack(taught(base, rex()))
+    hub.instead = DONE
+    monkeypatch.setattr(Exchange, "read", lambda *_: result)
+    assert main([*teach, "--space", SPACE]) == 0
+    out = capsys.readouterr().out
+    assert "done" in out and f"{hub.url}/jobs/ann/" in out and "<rex> taught: " in out and cns.Session.load(tmp_path / "s", base).tokens == ("<rex>",)
+    monkeypatch.setattr(Jobs, "watch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    hub.instead = SLEEP
+    with pytest.raises(KeyboardInterrupt):
+        main([*teach, "--space", SPACE, "--more"])
+    assert [*hub.jobs.values()][-1].stage == "CANCELED" and not [p for p in hub.head(ANNS).tree if "shell" in p]
+
+
+@NO_BROWSER
+def test_in_a_browser_a_job_is_sent_watched_and_its_result_is_known_and_another_is_cancelled(serve, base, hub, browser, tmp_path):  # noqa: F811
+    space = serve(LocalStore(tmp_path / "store"), base, space=SPACE)
+    space.cookie("ann")
+    picture("red").save(tmp_path / "red.png")
+    page = browser.new_page()
+    page.set_default_timeout(2 * MINUTES)
+    page.goto(space.local_url)
+    page.locator("#your-session").get_by_text("Your session", exact=True).click()
+    page.wait_for_function("document.querySelector('#my-key input').value")  # the page has opened its session
+    assert not page.locator("#jobs").is_visible()
+    with page.expect_navigation(url=space.local_url):
+        page.locator("#sign-in").click()
+    page.locator("#images input[type=file]").first.set_input_files(tmp_path / "red.png")
+    page.locator("#seen img").first.wait_for()
+    page.locator("#name input, #name textarea").fill("rex")
+    page.locator("#word input, #word textarea").fill("dog")
+    page.get_by_role("button", name="Advanced").click()
+    page.locator("#steps input[type=number]").fill("10")
+    page.locator("#steps input[type=number]").press("Tab")
+    page.locator("#jobs").get_by_text("Teach on HF Jobs", exact=True).first.click()
+    page.wait_for_function("document.querySelector('#machine input').value.includes('$0.40 an hour')")
+    page.locator("#job-start").click()
+    page.locator("#job-said").get_by_text("<rex> was taught.", exact=True).wait_for()
+    page.locator("#knows").get_by_text("<rex> dog").wait_for()
+    assert page.locator("#job-said pre").inner_text().splitlines()[-1].startswith("<rex> taught: ") and not page.locator("#job-cancel").is_visible()
+    hub.instead = SLEEP
+    page.locator("#name input, #name textarea").fill("tom")
+    page.locator("#job-start").click()
+    page.locator("#job-said pre").get_by_text("asleep").wait_for()
+    page.locator("#job-cancel").click()
+    page.locator("#job-said").get_by_text("The job was cancelled: nothing of it was kept", exact=False).wait_for()
+    assert [r.stage for r in hub.jobs.values()] == ["COMPLETED", "CANCELED"]
+    page.close()

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars
 
@@ -93,8 +93,8 @@ class Exchange:
             if size > most:
                 raise HubRefuses(f"`{name}` in `{self.address}` has {size / 2**20:.0f} MB, at most {most // 2**20} are read")
             with tempfile.TemporaryDirectory(prefix="cns-read-") as own:
-                options = {"repo_type": "dataset", "revision": sha, "local_dir": own, "cache_dir": f"{own}/cache", "force_download": True}
-                return Path(self.api.hf_hub_download(self.repo, path, **options)).read_bytes()
+                file = self.api.hf_hub_download(self.repo, path, repo_type="dataset", revision=sha, local_dir=own, cache_dir=f"{own}/cache", force_download=True)
+                return Path(file).read_bytes()
         except Exception as error:
             raise refused(error, self.repo) from None
 
@@ -102,14 +102,14 @@ class Exchange:
         info = limited(self.api).repo_info(self.repo, repo_type="dataset")
         if not info.private:
             raise HubRefuses(f"the dataset `{self.repo}` is public, so everybody could read your pictures in it: make it private first")
-        return info.sha
+        return str(info.sha)
 
     def _sizes(self, sha: str) -> dict[str, int]:
         """{path: bytes} of what the folder and the repo's top hold at commit `sha`."""
-        found = {}
+        found: dict[str, int] = {}
         for folder in (None, self.folder):
             try:
-                found |= {e.path: e.size for e in self.api.list_repo_tree(self.repo, folder, revision=sha, repo_type="dataset") if hasattr(e, "size")}
+                found |= {e.path: e.size for e in self.api.list_repo_tree(self.repo, folder, revision=sha, repo_type="dataset") if isinstance(e, RepoFile)}
             except EntryNotFoundError:
                 continue
         return found

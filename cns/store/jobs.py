@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from huggingface_hub import HfApi, JobInfo, Volume
+from huggingface_hub import HfApi, JobInfo, Volume, get_token
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..base import STARTER
@@ -30,7 +30,7 @@ from ..session import Session
 from .archive import pack, unpack
 from .exchange import SESSION, Exchange, refused, status_of
 from .hub import REPO, HubRefuses, limited
-from .people import Person
+from .people import People, Person
 from .versions import content_of
 
 NAME = "cns-studio-jobs"  # of the exchange repo in the person's account
@@ -39,7 +39,7 @@ LIMIT = 3600  # seconds that a job may take
 SHORTEST = 600  # seconds that a sign-in has to last still
 POLL = 3.0  # seconds between looks at a job
 TRIES = 10  # looks in a row that fail
-SHOWN = 12  # newest lines of the log
+SHOWN, LONGEST = 12, 500  # newest lines of the log, and of each its first characters
 FOUND = 50  # newest jobs that are looked through for one that was left
 APP = "cns-studio"
 NOT_THERE = re.compile("gradio|spaces|matplotlib")  # requirements that teaching has no use for
@@ -205,8 +205,10 @@ class Jobs:
     def result(self, job: Job, base) -> Session:
         """What a job that is completed has taught. Raises ValueError for anything that is not a session of `base` with the concept in it."""
         content = self.exchange(f"{job.session}/{job.folder}").read(SESSION)
-        session = unpack(content, base) if content is not None else None
-        if session is None or content_of(session) == job.before or job.concept not in {c.name for c in session.concepts}:
+        if content is None:
+            raise ValueError(f"the job left nothing of `{job.concept[:40]}`, or another page took it already: reload this page")
+        session = unpack(content, base)
+        if content_of(session) == job.before or job.concept not in {c.name for c in session.concepts}:
             raise ValueError(f"the job ended without having taught `{job.concept[:40]}`: its log says why")
         return session
 
@@ -231,6 +233,8 @@ def kept(store, key, base, job: Job, result: Session) -> str:
     Where the session changed meanwhile it stays as it is, and the result is in its history.
     """
     now = store.load(key, base)
+    if content_of(now) == content_of(result):
+        return f"<{job.concept}> was taught."  # another page took it in
     if content_of(now) == job.before:
         store.save(key, result, "teach", job.concept, now)
         return f"<{job.concept}> was taught."
@@ -241,6 +245,32 @@ def kept(store, key, base, job: Job, result: Session) -> str:
     store.save(key, result, "teach", job.concept, store.load(key, base, earlier) if earlier else None)
     store.save(key, now, "back", "", result)
     return f"<{job.concept}> was taught, but this session changed while the job ran, so it stays as it is now: bring `teach {job.concept}` back from its history, or merge the two."
+
+
+def teach_there(base, session: Session | None, concept: Concept, machine: str, space: str | None, say, **settings) -> Session:
+    """Teach on a machine that this computer's user rents with his own token; `say` gets what is new. Ctrl-C cancels the job."""
+    if space is None or not REPO.fullmatch(space):
+        raise ValueError("name the Space whose code a job is to run: `--space owner/name`, or set `CNS_SPACE`")
+    token = get_token()
+    person = People().who(token)
+    if not token or not person:
+        raise ValueError("a job needs a token of yours that may run jobs and make repos: set `HF_TOKEN`, or run `hf auth login`")
+    jobs, told = Jobs(person, token, space), ""
+    job = jobs.begin(base, session, concept, machine, name="shell", **settings)
+    try:
+        say(job.url)
+        for report in jobs.watch(job):
+            if told != (told := "\n".join(report.lines[-1:]) or report.stage):
+                say(told)
+        if report.stage != "COMPLETED":
+            raise OSError(report.why())
+        return jobs.result(job, base)
+    except KeyboardInterrupt:
+        jobs.cancel(job)
+        raise
+    finally:
+        with suppress(OSError):
+            jobs.forget(job)
 
 
 class _Log:
@@ -259,7 +289,7 @@ class _Log:
                 for text in api.fetch_job_logs(job_id=job.id, namespace=namespace, follow=True):
                     if self.over.is_set():
                         return
-                    lines.extend(line for part in re.split("[\r\n]", text) if (line := part.strip()))
+                    lines.extend(line[:LONGEST] for part in re.split("[\r\n]", text) if (line := part.strip()))
                     self.lines = lines
                 return
             except Exception:  # there is no log yet, or the line was cut: it is all sent again

@@ -126,7 +126,7 @@ def end(store, base, key: Owned, jobs: Jobs, job: Job, report: Report) -> str:
             words = kept(store, key, base, job, result)
     with suppress(OSError):
         jobs.forget(job)
-    return words
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def shown(job: Job, report: Report) -> str:
