@@ -22,7 +22,7 @@ from .archive import MAX_BYTES, pack, unpack
 from .hub import REPO, TRIES, HubRefuses, limited
 
 SESSION = "session.safetensors"
-FOLDER = re.compile("[a-z0-9][a-z0-9_-]{0,63}(/[a-z0-9][a-z0-9_-]{0,63}){0,3}")
+FOLDER = re.compile("[a-z0-9_][a-z0-9_-]{0,63}(/[a-z0-9_][a-z0-9_-]{0,63}){0,3}")
 CARD = """---
 viewer: false
 ---

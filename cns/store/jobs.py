@@ -41,7 +41,7 @@ POLL = 3.0  # seconds between looks at a job
 TRIES = 10  # looks in a row that fail
 SHOWN, LONGEST = 12, 500  # newest lines of the log, and of each its first characters
 FOUND = 50  # newest jobs that are looked through for one that was left
-APP = "cns-studio"
+APP, SHELL = "cns-studio", "_shell"  # no session can be called so
 NOT_THERE = re.compile("gradio|spaces|matplotlib")  # requirements that teaching has no use for
 ENDED = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 
@@ -256,7 +256,7 @@ def teach_there(base, session: Session | None, concept: Concept, machine: str, s
     if not token or not person:
         raise ValueError("a job needs a token of yours that may run jobs and make repos: set `HF_TOKEN`, or run `hf auth login`")
     jobs, told = Jobs(person, token, space), ""
-    job = jobs.begin(base, session, concept, machine, name="shell", **settings)
+    job = jobs.begin(base, session, concept, machine, name=SHELL, **settings)
     try:
         say(job.url)
         for report in jobs.watch(job):
