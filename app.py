@@ -45,7 +45,7 @@ if gr.NO_RELOAD:
     args = options() if __name__ == "__main__" else options([])
     base, store, people = opened(args)
 
-demo = build(base, store, people=people)
+demo = build(base, store, people=people, space=os.environ.get("SPACE_ID"))
 demo.queue(max_size=32, default_concurrency_limit=8)
 
 if __name__ == "__main__":

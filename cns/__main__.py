@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
@@ -39,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, help="training steps (default: the base's own)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--more", action="store_true", help="the name is taught already: teach it more pictures")
-    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    sub.add_argument("--job", metavar="MACHINE", help="teach on HF Jobs, such as t4-small, paid by the account of HF_TOKEN")
+    sub.add_argument("--space", default=os.environ.get("CNS_SPACE"), metavar="OWNER/NAME", help="the Space whose code the job runs (also CNS_SPACE)")
+    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file; this and the session may also lie at `hub:owner/name/folder`, in a private dataset repo")
     sub = command("generate", _generate, "Draw pictures of a prompt, with what a session knows or with the untouched base.", session=False)
     sub.add_argument("--prompt", required=True)
     for option, kind in (("count", int), ("seed", int), ("steps", int), ("guidance", float), ("negative", str)):
@@ -126,25 +129,36 @@ def _open(args):
 
 
 def _teach(args):
-    from . import Concept, Session, TeachSettings, check, load_base, load_images, parallel, teach
+    from . import Concept, TeachSettings, check, load_base, load_images, parallel, teach
+    from .store.exchange import fetched, keep, opened
+    from .store.jobs import teach_there
 
     changes = {"seed": args.seed, "preview_every": 0} | ({"steps": args.steps} if args.steps is not None else {})
-    concept = Concept(args.name, args.class_word, load_images(args.images))
+    concept = Concept(args.name, args.class_word, load_images([*map(fetched, args.images)]))
     device = parallel.join()  # None unless `accelerate launch` started several
     base = load_base(args.base, device)
-    session = Session.load(args.session, base) if (args.session / "session.json").exists() else None
+    session = opened(args.session, base)
     check(base, session, concept, args.more)
     settings = TeachSettings.of(base, **changes)
+    if args.job:
+        done = teach_there(base, session, concept, args.job, args.space, print, steps=settings.steps, seed=settings.seed, more=args.more)
+        keep(args.session, done)
+        return _taught(done.concept(concept.name))
     first = parallel.rank() == 0
-    with tqdm(total=settings.steps, unit="step", desc=concept.token, disable=not first) as bar:
+    lines = {} if sys.stderr.isatty() else {"bar_format": "{l_bar}{bar}{r_bar}\n", "mininterval": 2}  # a log shows whole lines only
+    with tqdm(total=settings.steps, unit="step", desc=concept.token, disable=not first, **lines) as bar:
         for event in teach(base, session, concept, settings, more=args.more):
             bar.update(event.step - bar.n)
             bar.set_postfix_str(f"loss {event.loss:.4f}" if event.stage == "train" else "{} {}/{}".format(event.stage, *event.parts))
     parallel.leave()
     if not first:
         return
-    event.session.save(args.session)
-    stats = event.learned.stats
+    keep(args.session, event.session)
+    _taught(event.learned)
+
+
+def _taught(concept):
+    stats = concept.stats
     print(f"{concept.token} taught: {stats['neurons']:,} neurons ({stats['share_of_model']:.2%} of the model), {_score(stats)}")
 
 

@@ -31,8 +31,8 @@ class Hub(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, handler=None):
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.lock = threading.RLock()
         self.repos: dict[str, list[Commit]] = {}
         self.private: dict[str, bool] = {}
@@ -71,8 +71,8 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def running():
-    hub = Hub()
+def running(make=Hub):
+    hub = make()
     thread = threading.Thread(target=hub.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

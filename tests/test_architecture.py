@@ -13,7 +13,7 @@ FILES = [f for f in (ROOT / "cns").rglob("*.py")]
 WALLS = {  # library -> the modules that may import it
     "gradio": {"cns/ui"},
     "spaces": {"cns/ui"},
-    "huggingface_hub": {"cns/store/hub.py", "cns/store/people.py", "cns/store/push.py"},
+    "huggingface_hub": {"cns/store/exchange.py", "cns/store/hub.py", "cns/store/jobs.py", "cns/store/people.py", "cns/store/push.py"},
     "matplotlib": {"cns/figures.py", "cns/bench/report.py"},
     "diffusers": {"cns/base.py", "cns/bench/sizes.py", "cns/starter"},
     "transformers": {"cns/base.py", "cns/bench/sizes.py", "cns/scores.py", "cns/starter"},

@@ -28,8 +28,8 @@ def serve(tiny_base, hub, monkeypatch):  # noqa: F811
     info, served = {"scope": "openid profile"}, []
     monkeypatch.setattr("gradio.oauth._get_mocked_oauth_info", lambda: info)
 
-    def start(store):
-        demo = build(tiny_base, store, people=people(hub))
+    def start(store, base=tiny_base, **more):
+        demo = build(base, store, people=people(hub), **more)
         demo.queue(max_size=128, default_concurrency_limit=8)
         with pytest.warns(UserWarning, match="mocked"):
             demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")

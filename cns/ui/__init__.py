@@ -4,10 +4,11 @@ Layout and wiring only; whatever needs the model is in `gpu`, whatever draws HTM
 """
 
 import secrets
+from functools import partial
 
 import gradio as gr
 
-from . import api, generate, gpu, guide, html, inspect, keeping, plots, probing, signin, teach, temp
+from . import api, generate, gpu, guide, html, inspect, jobs, keeping, plots, probing, signin, teach, temp
 from .common import NO_STORE, Shared, mark
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
@@ -76,13 +77,14 @@ THEME = gr.themes.Default(
     link_text_color="*primary_600", link_text_color_hover="*primary_700", link_text_color_active="*primary_600", link_text_color_visited="*primary_600",
     link_text_color_dark="*primary_300", link_text_color_hover_dark="*primary_200", link_text_color_active_dark="*primary_300", link_text_color_visited_dark="*primary_300",
 )  # fmt: skip
-LOOK = {"theme": THEME, "css": CSS + guide.CSS + plots.CSS + probing.CSS, "head": guide.HEAD + plots.HEAD, "footer_links": ["gradio", "settings"]}
+LOOK = {"theme": THEME, "css": CSS + guide.CSS + jobs.CSS + plots.CSS + probing.CSS, "head": guide.HEAD + plots.HEAD, "footer_links": ["gradio", "settings"]}
 
 
-def build(base, store=None, concepts=None, people=None) -> gr.Blocks:
+def build(base, store=None, concepts=None, people=None, space=None) -> gr.Blocks:
     """The app on `base`; sessions are kept in `store` (None: in memory only); `concepts` is the folder of ready ones.
 
     With `people` (a `store.people.People`) visitors can sign in: only where Gradio can ask Hugging Face, which is on a Space.
+    They can teach on HF Jobs, with the code of the Space `space` (`owner/name`).
     """
     gpu.use(base)
     door = signin.Door(people)
@@ -100,7 +102,7 @@ def build(base, store=None, concepts=None, people=None) -> gr.Blocks:
         steps = guide.build(shared)
         with gr.Tabs() as shared.tabs:
             with gr.Tab("Teach", id="teach"):
-                lesson = teach.build(base, store, shared, concepts)
+                lesson = teach.build(base, store, shared, concepts, partial(jobs.build, base, store, shared, door, space) if people and space else None)
             with gr.Tab("Generate", id="generate"):
                 prompt, drawing = generate.build(base, shared)
             with gr.Tab("Inspect Neurons", id="inspect"):

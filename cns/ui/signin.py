@@ -45,6 +45,14 @@ class Door:
             raise ValueError(EXPIRED)
         return Owned(person.id, text.removeprefix(SIGN))
 
+    def account(self, text, request: gr.Request) -> tuple[Owned, Person, str, float]:
+        """(what a store takes for the page's `text`, who signed in, his token, seconds for which it is valid). Raises ValueError for a visitor."""
+        key, person = self.key(text, request), self.person(request)
+        if not person or not isinstance(key, Owned):
+            raise ValueError(EXPIRED)
+        info = request.request.scope["session"]["oauth_info"]
+        return key, person, info["access_token"], info["expires_at"] - time.time()
+
     def keyed(self, handler):
         """`spoken`, for a handler that takes `key`: it gets what a store takes for it."""
         if not self.people:

@@ -28,8 +28,11 @@ def ready_concepts(folder: Path) -> list[dict]:
     return [{**about, "images": [str(at / i) for i in about["images"]]} for at, about in found]
 
 
-def build(base, store, shared: Shared, folder=None):
-    """Layout first, wiring below. Returns what teaches a ready thing, by name, after an event."""
+def build(base, store, shared: Shared, folder=None, rent=None):
+    """Layout first, wiring below. Returns what teaches a ready thing, by name, after an event.
+
+    `rent` builds what teaches the same inputs on another machine.
+    """
     ready = ready_concepts(folder or READY)
     defaults = TeachSettings.of(base)
     with gr.Row(visible=False, elem_id="draft") as offer:
@@ -70,6 +73,8 @@ def build(base, store, shared: Shared, folder=None):
             queue = gr.HTML(elem_id="queue")
             live = gr.HTML(html.empty("While it learns, you see here how far it is and how well it draws your thing."), elem_id="live")
             result = gr.HTML(elem_id="result")
+            if rent:
+                rent([images, name, word, steps, seed])
 
     def pick(event: gr.SelectData):
         return filled(ready[event.index])
