@@ -1,5 +1,7 @@
 """What the Hub's writer says of an error, how long it waits, and how much it takes in one commit."""
 
+import time
+
 import pytest
 from conftest import picture, taught
 from huggingface_hub.errors import HfHubHTTPError
@@ -127,3 +129,14 @@ def test_the_journal_lies_at_home_under_the_repos_name(tmp_path, monkeypatch):
     store.close()
     assert isinstance(store, HubStore) and store.repo == "me/mine" and store.folder == tmp_path / "journal" / "me--mine" and store.folder.is_dir()
     assert open_store().folder == open_store(None).folder == tmp_path
+
+
+def test_a_writer_with_nothing_to_do_sleeps_until_it_is_woken(hub, opened, rex, monkeypatch):  # noqa: F811
+    looks, look = [], HubStore._waiting
+    monkeypatch.setattr(HubStore, "_waiting", lambda self: looks.append(1) or look(self))
+    store = opened()
+    until(lambda: looks)
+    time.sleep(0.3)
+    assert len(looks) <= 2 and hub.seen == []
+    store.save("0" * 32, rex)
+    saved(store, "0" * 32)
