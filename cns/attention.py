@@ -17,8 +17,9 @@ class _Watcher:
         self.processor, self.store = processor, store
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
-        q = attn.head_to_batch_dim(attn.to_q(hidden_states))  # [batch * heads, queries, d]
-        k = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))  # [batch * heads, tokens, d]
+        as_it_is = torch.nn.Identity()
+        q = attn.head_to_batch_dim((attn.norm_q or as_it_is)(attn.to_q(hidden_states)))  # [batch * heads, queries, d]
+        k = attn.head_to_batch_dim((attn.norm_k or as_it_is)(attn.to_k(encoder_hidden_states)))  # [batch * heads, tokens, d]
         mask = kwargs.get("attention_mask")  # of padding: [batch, 1, tokens]
         a = attn.get_attention_scores(q, k, attn.prepare_attention_mask(mask, k.shape[1], len(hidden_states))).mean(1)  # over queries
         self.store.append(a.unflatten(0, (-1, attn.heads)).mean(1).float())  # over heads: [batch, tokens]

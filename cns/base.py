@@ -26,6 +26,7 @@ from diffusers.utils import logging as diffusers_logging  # noqa: E402
 from . import devices  # noqa: E402
 from .fair import FairLock  # noqa: E402
 from .families import Text, family_of  # noqa: E402
+from .noise import Diffusion, Flow  # noqa: E402
 from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES  # noqa: E402
 from .scores import Scorer  # noqa: E402
 
@@ -57,8 +58,8 @@ class Base:
         self.family = family_of(type(pipe).__name__, card.id)
         self.denoiser: nn.Module = getattr(pipe, self.family.denoiser)
         self.tokenizers, self.encoders = ([getattr(pipe, pair[i]) for pair in self.family.encoders] for i in range(2))
-        for tokenizer in self.tokenizers:
-            tokenizer.model_max_length = self.family.length or tokenizer.model_max_length
+        for tokenizer, length in zip(self.tokenizers, self.family.lengths):
+            tokenizer.model_max_length = length or tokenizer.model_max_length
         for part in (self.denoiser, pipe.vae, *self.encoders):
             part.requires_grad_(False).eval()
         pipe.set_progress_bar_config(disable=True)
@@ -83,14 +84,14 @@ class Base:
     def device(self) -> torch.device:
         return next(iter(self.weights.values())).device  # of a module, diffusers searches all its parts: 3 ms each time
 
-    @property
-    def prediction(self) -> str:
-        """`epsilon`, `v_prediction` or `sample`: what the denoiser predicts."""
-        return self.pipe.scheduler.config.prediction_type
+    @cached_property
+    def noise(self) -> Diffusion | Flow:
+        """How latents are noised, and what the denoiser should make of them."""
+        return self.family.noise(self)
 
     @cached_property
     def schedule(self) -> DDIMScheduler:
-        """The noise that the base was trained with, whatever sampler it ships: noises latents as z_t = sqrt(a_t) z + sqrt(1 - a_t) noise."""
+        """The noise that the base was trained with, whatever sampler it ships, where that is `noise.Diffusion`."""
         return DDIMScheduler.from_config(self.pipe.scheduler.config)
 
     @cached_property
@@ -140,7 +141,8 @@ class Base:
     def predict(self, noisy: Tensor, t: Tensor, text: Text) -> Tensor:
         """What the denoiser makes of noisy latents [n, c, h, w] at times t [n], reading `text`."""
         more = self.family.inputs(text, self.size)
-        return self.denoiser(noisy.to(text.features.dtype), timestep=t, encoder_hidden_states=text.features, **more).sample[:, : noisy.shape[1]]  # the rest is a variance
+        noisy, t = noisy.to(text.features.dtype), self.family.told(self.denoiser, t)
+        return self.denoiser(noisy, timestep=t, encoder_hidden_states=text.features, **more).sample[:, : noisy.shape[1]]  # the rest is a variance
 
     def projected(self, features: Tensor) -> Tensor:
         """What the key and value projections read [n, length, columns of K] of text features [n, length, d]."""
@@ -156,7 +158,7 @@ class Base:
     def latents(self, pixels: Tensor) -> Tensor:
         """[n, 3, size, size] in [-1, 1] to scaled latents [n, c, h, w]."""
         vae = self.pipe.vae
-        return vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean.float() * vae.config.scaling_factor
+        return self.family.encoded(vae.encode(pixels.to(vae.device, vae.dtype))).float() * vae.config.scaling_factor
 
     @torch.no_grad()
     def pixels(self, latents: Tensor) -> Tensor:

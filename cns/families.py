@@ -1,8 +1,7 @@
 """The architectures that CNS can teach, each as one description; nothing else in the package knows one from another.
 
 A family says what its pipeline is called and, within it, where the denoiser is, which of its layers read the text, which
-text encoders there are and how their outputs become what the denoiser reads. What it predicts (noise, velocity, clean
-latents) stands in the pipeline's scheduler.
+text encoders there are and how their outputs become what the denoiser reads, and how its noise is made (see `noise`).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +9,8 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
+
+from .noise import Diffusion, Flow
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Text:
 
     def __getitem__(self, rows) -> "Text":
         return self._each(lambda t: t[rows])
+
+    def at(self, positions: Tensor) -> "Text":
+        """Only these positions [n, m] of each row."""
+        features = self.features.gather(1, positions[:, :, None].expand(-1, -1, self.features.shape[2]))
+        mask = None if self.mask is None else self.mask.gather(1, positions)
+        return replace(self, features=features, words=self.words.gather(1, positions), mask=mask)
 
     def repeated(self, n: int) -> "Text":
         """This one row, `n` times."""
@@ -46,13 +53,18 @@ class Family:
     from_picture: str | None  # its class that starts from a picture
     encoders: tuple[tuple[str, str], ...]  # (tokenizer, text encoder), as the pipeline calls them
     embeddings: tuple[str, ...]  # an embedding's parts in a textual-inversion file, one for each encoder; `{}` is the token
-    read: Callable[[Sequence[nn.Module], Sequence[Tensor], Sequence[Tensor]], tuple]  # (encoders, ids, masks) -> `Text`'s (features, pooled, mask)
+    read: Callable[[Sequence[nn.Module], Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Text]  # from (encoders, ids, masks, words)
     inputs: Callable[[Text, int], dict]  # what the denoiser takes beside latents, time and features, for a side [pixels]
     denoiser: str = "unet"
     attention: str = "attn2"  # the layers that read the text
     projections: tuple[str, str] = ("to_k", "to_v")  # in them, each a Linear
     project: Callable[[nn.Module, Tensor], Tensor] = lambda denoiser, features: features  # what of the features these read
-    length: int | None = None  # tokens of a prompt; None: what the tokenizer says
+    lengths: tuple[int | None, ...] = (None, None)  # tokens of a prompt, for each encoder; None: what its tokenizer says
+    space: str = ""  # before a word, where a tokenizer tells one that starts a text from one within it
+    instruction: str = ""  # what prompts to be drawn stand behind as the encoder reads them; the denoiser does not see it
+    noise: type[Diffusion | Flow] = Diffusion
+    told: Callable[[nn.Module, Tensor], Tensor] = lambda denoiser, t: t  # the time, as the denoiser is told it
+    encoded: Callable = lambda out: out.latent_dist.mean  # latents, of what the autoencoder's encoder returns
     drawing: tuple[tuple[str, object], ...] = ()  # what its pipeline is to be told beside the prompts
     regions: bool = True  # whether attention can be bound to regions and mapped
     keys: str | None = "lora_unet_"  # what other programs put before a weight's name in a patch; None: they have no such name
@@ -62,20 +74,20 @@ class Family:
         return {n: m for n, m in denoiser.named_modules() if n.endswith(self.attention) and getattr(m, "is_cross_attention", False)}
 
 
-def _last(encoders, ids, masks):
+def _last(encoders, ids, masks, words):
     """The only encoder's output."""
-    return encoders[0](ids[0])[0], None, None
+    return Text(encoders[0](ids[0])[0], words[0])
 
 
-def _two(encoders, ids, masks):
+def _two(encoders, ids, masks, words):
     """Both encoders' last but one layers side by side, and what the second makes of the whole prompt."""
     small, large = (e(i, output_hidden_states=True) for e, i in zip(encoders, ids))
-    return torch.cat([small.hidden_states[-2], large.hidden_states[-2]], -1), large.text_embeds, None
+    return Text(torch.cat([small.hidden_states[-2], large.hidden_states[-2]], -1), words[0], large.text_embeds)
 
 
-def _masked(encoders, ids, masks):
+def _masked(encoders, ids, masks, words):
     """The only encoder's output, which its padding does not touch."""
-    return encoders[0](ids[0], attention_mask=masks[0].long())[0], None, masks[0]
+    return Text(encoders[0](ids[0], attention_mask=masks[0].long())[0], words[0], mask=masks[0])
 
 
 def _size_too(text: Text, side: int) -> dict:
@@ -90,9 +102,31 @@ def _masked_and_size(text: Text, side: int) -> dict:
     return {"encoder_attention_mask": text.mask, "added_cond_kwargs": {"resolution": size, "aspect_ratio": torch.ones_like(size[:, :1])}}
 
 
+def _masked_too(text: Text, side: int) -> dict:
+    """Sana's denoiser is given the padding."""
+    return {"encoder_attention_mask": text.mask}
+
+
+def _normed(denoiser: nn.Module, features: Tensor) -> Tensor:
+    """Sana's text as all of its layers read it."""
+    return denoiser.caption_norm(denoiser.caption_projection(features))
+
+
+SANA_ASKS = "\n".join(  # what Sana was trained behind, as diffusers' pipeline has it; Xie et al., 2024, section 3.2
+    (
+        "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image generation. Evaluate the level of detail in the user prompt:",
+        "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial relationships to create vivid and concrete scenes.",
+        "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.",
+        "Here are examples of how to transform or refine prompts:",
+        "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping peacefully on a warm sunny windowsill, surrounded by pots of blooming red flowers.",
+        "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street lamps, a diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass skyscrapers.",
+        "Please generate only the enhanced description for the prompt below and avoid including any additional commentary or evaluations:",
+        "User Prompt:",
+    )
+)
 PIXART = Family(
     "PixArt-Sigma", "PixArtSigmaPipeline", None, encoders=(("tokenizer", "text_encoder"),), embeddings=("{}",), read=_masked, inputs=_masked_and_size,
-    denoiser="transformer", project=lambda denoiser, features: denoiser.caption_projection(features), length=300, regions=False, keys=None,
+    denoiser="transformer", project=lambda denoiser, features: denoiser.caption_projection(features), lengths=(300,), regions=False, keys=None,
     drawing=(("negative_prompt", None), ("use_resolution_binning", False)),
 )  # fmt: skip
 FAMILIES = (
@@ -105,7 +139,11 @@ FAMILIES = (
         encoders=(("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")), embeddings=("clip_l", "clip_g"), read=_two, inputs=_size_too,
     ),
     PIXART,
-    replace(PIXART, name="PixArt-Alpha", pipeline="PixArtAlphaPipeline", length=120),
+    replace(PIXART, name="PixArt-Alpha", pipeline="PixArtAlphaPipeline", lengths=(120,)),
+    replace(
+        PIXART, name="Sana", pipeline="SanaPipeline", inputs=_masked_too, project=_normed, space=" ", instruction=SANA_ASKS, noise=Flow,
+        told=lambda denoiser, t: t * denoiser.config.timestep_scale, encoded=lambda out: out.latent,
+    ),
 )  # fmt: skip
 
 

@@ -76,13 +76,13 @@ def attention_to_words(base, noisy: Tensor, t: Tensor, text: Text) -> dict[str, 
 @torch.no_grad()
 def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator) -> Parts[dict[str, Tensor]]:
     """{layer: r [din]} of the concept: attention averaged over its noised latents and `LEVELS` of noise, each a part."""
-    text, schedule = read(base, prompts, vectors), base.schedule
+    text = read(base, prompts, vectors)
     total = {name: 0.0 for name in base.layers}
     for level in range(LEVELS):
-        t = torch.full((len(prompts),), int((level + 0.5) / LEVELS * schedule.config.num_train_timesteps), device=base.device)
+        t = base.noise.times(torch.full((len(prompts),), (level + 0.5) / LEVELS)).to(base.device)
         z = latents[torch.arange(len(prompts)) % len(latents)]
         noise = torch.randn(z.shape, generator=generator).to(z)
-        for name, a in attention_to_words(base, schedule.add_noise(z, noise, t), t, text).items():
+        for name, a in attention_to_words(base, base.noise.add(z, noise, t), t, text).items():
             total[name] = total[name] + a / LEVELS
         yield
     return {name: feature_rms(base.projected(text.features).float(), a) for name, a in total.items()}
@@ -95,7 +95,7 @@ def calibration_rms(base, generator) -> Parts[dict[str, Tensor]]:
     for start in range(0, len(base.card.calibration), CHUNK):
         text = read(base, list(base.card.calibration[start : start + CHUNK]))
         noise = torch.randn((1, *base.latent_shape), generator=generator).to(base.device).expand(len(text.features), -1, -1, -1)
-        t = torch.full((len(noise),), base.schedule.config.num_train_timesteps - 1, device=base.device)
+        t = base.noise.times(torch.ones(len(noise))).to(base.device)
         for name, a in attention_to_words(base, noise, t, text).items():
             out[name] += [feature_rms(x[None].float(), b[None]) for x, b in zip(base.projected(text.features), a)]
         yield

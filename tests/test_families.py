@@ -5,10 +5,11 @@ import json
 import diffusers
 import pytest
 import torch
-from conftest import CALIBRATION, TEMPLATES, assert_unchanged, picture, snapshot, taught, tiny_pipeline, tiny_pixart, tiny_xl
+from conftest import CALIBRATION, TEMPLATES, assert_unchanged, picture, snapshot, taught, tiny_pipeline, tiny_pixart, tiny_sana, tiny_xl
 
 import cns
 from cns.base import CARD, Base, Card
+from cns.noise import Flow
 from cns.text import read
 
 TINY = {
@@ -17,6 +18,8 @@ TINY = {
     "sdxl": tiny_xl,
     "pixart-sigma": tiny_pixart,
     "pixart-alpha": lambda: tiny_pixart(diffusers.PixArtAlphaPipeline),
+    "sana": tiny_sana,
+    "sana-1.5": lambda: tiny_sana(qk_norm="rms_norm_across_heads"),
 }
 
 
@@ -24,21 +27,32 @@ TINY = {
 def base(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base") / request.param
     TINY[request.param]().save_pretrained(folder)
-    card = {"steps": 2, "guidance": 2.0, "templates": TEMPLATES, "calibration": CALIBRATION, "class_words": ["dog", "cat"]}
+    words = {"templates": TEMPLATES, "scenes": ["a {} next to a tree"], "calibration": CALIBRATION, "class_words": ["dog", "cat"]}
+    card = {"steps": 2, "guidance": 2.0, **words}
     (folder / CARD).write_text(json.dumps(card))
     return cns.load_base(folder, "cpu")
 
 
+@pytest.fixture(scope="module")
+def session(base):
+    """What it knows once it is taught, for tests that only look."""
+    return learned(base, cns.Concept("rex", "dog", [picture("red"), picture("orange"), picture("brown")]))
+
+
+def learned(base, concept, session=None, **changes):
+    return taught(base, concept, session, **{"room": 5, "steps": 4, **changes})
+
+
 def plain(pipe, prompt, seed):
     """What a program without CNS draws."""
-    binning = {"use_resolution_binning": False} if type(pipe).__name__.startswith("PixArt") else {}
+    binning = {"use_resolution_binning": False} if type(pipe).__name__.startswith(("PixArt", "Sana")) else {}
     how = {"num_inference_steps": 2, "guidance_scale": 2.0, "height": 32, "width": 32, **binning}
     return pipe(prompt, generator=torch.Generator().manual_seed(seed), **how).images[0]
 
 
-def test_it_is_taught_and_draws_and_the_base_stays_bit_identical(base, concept, other_concept, tmp_path):
+def test_it_is_taught_and_draws_and_the_base_stays_bit_identical(base, session, other_concept, tmp_path):
     before = snapshot(base)
-    session = taught(base, other_concept, taught(base, concept), preview_every=3)
+    session = learned(base, other_concept, session, preview_every=3)
     assert session.tokens == ("<rex>", "<tom>") and len(session.delta) > 0
     assert session.concepts[0].vector.shape == (sum(base.widths),)
     drawn = [cns.generate(base, p, s)[0].tobytes() for p, s in (("a <rex> dog", session), ("a dog", None), ("a <rex> dog", session))]
@@ -54,18 +68,19 @@ def test_it_is_taught_and_draws_and_the_base_stays_bit_identical(base, concept, 
     assert cns.generate(base, "a <rex> dog", again)[0].tobytes() == drawn[0]
 
 
-def test_every_part_of_the_tokens_vector_is_trained(base, concept):
-    started, vector = cns.text.class_embedding(base, concept), taught(base, concept).concepts[0].vector
+def test_every_part_of_the_tokens_vector_is_trained(base, session, concept):
+    started, vector = cns.text.class_embedding(base, concept), session.concepts[0].vector
     for a, b in zip(started.split(base.widths), vector.split(base.widths)):
         assert (a != b).any()
 
 
 def test_a_prompt_is_read_as_the_pipeline_reads_it(base):
     prompt = "a photo of a small dog face"
-    theirs = base.pipe.encode_prompt(prompt=prompt, device=base.device, num_images_per_prompt=1, do_classifier_free_guidance=True)
-    ours = read(base, [prompt, ""])
+    asks = {"complex_human_instruction": (base.family.instruction + " ").split("\n")} if base.family.instruction else {}
+    theirs = base.pipe.encode_prompt(prompt=prompt, device=base.device, num_images_per_prompt=1, do_classifier_free_guidance=True, **asks)
+    ours = read(base, ["", prompt], away=1)
     theirs = [theirs[i] for i in (0, 2, 1, 3)] if ours.pooled is not None else theirs  # SDXL's are in another order
-    rows = [*ours[:1].arguments().values(), *ours[1:].arguments().values()]
+    rows = [*ours[1:].arguments().values(), *ours[:1].arguments().values()]
     assert len(rows) == len(theirs)
     for a, b in zip(rows, theirs):
         assert torch.allclose(a.float(), b.float(), atol=1e-5)
@@ -78,16 +93,28 @@ def test_pictures_are_the_pipelines_own(base):
     assert max(abs(a - b) for a, b in zip(ours.tobytes(), theirs.tobytes())) <= 1
 
 
-def test_what_is_trained_is_what_the_bases_own_noise_and_target_say(base):
-    z, noise, t = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
-    alpha = base.schedule.alphas_cumprod[t].view(2, 1, 1, 1)
-    assert torch.allclose(base.schedule.add_noise(z, noise, t), alpha.sqrt() * z + (1 - alpha).sqrt() * noise)
-    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * z
-    assert torch.allclose(cns.teaching.target(base, z, noise, t), {"epsilon": noise, "v_prediction": velocity}[base.prediction], atol=1e-6)
+def test_what_is_trained_is_what_the_bases_own_sampler_takes(base):
+    """Given what training asks of the denoiser, the sampler that the base ships goes from noise back to the very picture."""
+    z, noise = torch.randn(2, *base.latent_shape), torch.randn(2, *base.latent_shape)
+    sampler = base.pipe.scheduler
+    sampler.set_timesteps(10)
+    noised = getattr(sampler, "scale_noise", None) or sampler.add_noise
+    seen = noised(z, noise, sampler.timesteps[:1].expand(2))
+    for t in sampler.timesteps:
+        seen = sampler.step(base.noise.target(z, noise, t.expand(2)), t, seen).prev_sample
+    assert torch.allclose(seen, z, atol=1e-2)
 
 
-def test_an_exported_pipeline_draws_the_same_in_plain_diffusers(base, concept, tmp_path):
-    session = taught(base, concept)
+def test_noise_goes_from_the_picture_to_nothing_of_it(base):
+    z, noise = torch.ones(3, *base.latent_shape), torch.zeros(3, *base.latent_shape)
+    t = base.noise.times(torch.tensor([0.0, 0.5, 1.0]))
+    left = base.noise.add(z, noise, t).mean((1, 2, 3))
+    assert 0.98 < left[0] <= 1 and 0.1 < left[1] < 0.9 and left[2] < 0.1
+    levels = base.noise.add(noise, z, t).mean((1, 2, 3))
+    assert torch.allclose(levels + left if base.family.noise is Flow else levels**2 + left**2, torch.ones(3), atol=1e-5)
+
+
+def test_an_exported_pipeline_draws_the_same_in_plain_diffusers(base, session, tmp_path):
     cns.export(base, session, "pipeline", tmp_path / "out")
     pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
     assert type(pipe) is type(base.pipe)
@@ -95,12 +122,11 @@ def test_an_exported_pipeline_draws_the_same_in_plain_diffusers(base, concept, t
     assert max(abs(a - b) for a, b in zip(theirs.tobytes(), ours.tobytes())) <= 1
 
 
-def test_embeddings_for_other_programs_have_a_part_for_each_encoder(base, concept, tmp_path):
+def test_embeddings_for_other_programs_have_a_part_for_each_encoder(base, session, tmp_path):
     from safetensors.torch import load_file
 
-    session = taught(base, concept)
     if not base.family.keys:
-        with pytest.raises(ValueError, match="a `patch` of a PixArt-.* is read by no other program"):
+        with pytest.raises(ValueError, match="a `patch` of a .* is in no form that another program is known to read"):
             cns.export(base, session, "patch", tmp_path / "out")
         return
     cns.export(base, session, "patch", tmp_path / "out")
@@ -109,13 +135,12 @@ def test_embeddings_for_other_programs_have_a_part_for_each_encoder(base, concep
     assert torch.equal(torch.cat([parts.pop(k) for k in keys], 1)[0], session.concepts[0].vector) and not parts
 
 
-def test_regions_and_attention_maps_work_or_are_refused_by_name(base, concept):
-    session = taught(base, concept)
+def test_regions_and_attention_maps_work_or_are_refused_by_name(base, session):
     boxes = (cns.Region((0, 0, 0.5, 1), "a <rex> dog"), cns.Region((0.5, 0, 1, 1), "a cat"))
     if not base.family.regions:
-        with pytest.raises(ValueError, match="is a PixArt-.*, whose attention cannot be mapped"):
+        with pytest.raises(ValueError, match=f"is a {base.family.name}, whose attention cannot be mapped"):
             cns.explain(base, "a red house", session)
-        with pytest.raises(ValueError, match="is a PixArt-.*, whose attention cannot be bound"):
+        with pytest.raises(ValueError, match=f"is a {base.family.name}, whose attention cannot be bound"):
             cns.generate(base, "a red house", session, cns.GenerateSettings(regions=boxes))
         return
     drawn, heats = cns.explain(base, "a red house", session, cns.GenerateSettings(regions=boxes))
@@ -123,10 +148,9 @@ def test_regions_and_attention_maps_work_or_are_refused_by_name(base, concept):
     assert drawn.tobytes() != cns.generate(base, "a red house", session)[0].tobytes()
 
 
-def test_its_neurons_can_be_shown(base, concept):
+def test_its_neurons_can_be_shown(base, session):
     from cns import figures, inspection
 
-    session = taught(base, concept)
     parts = {by: inspection.spread(base, session, by) for by in inspection.WAYS}
     for plot in (inspection.funnel(session, "rex"), inspection.updates(inspection.norms(base), session), *parts.values()):
         figures.draw(plot)
