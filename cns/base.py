@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,8 @@ class Base:
         self.family = family_of(type(pipe).__name__, card.id)
         self.denoiser: nn.Module = getattr(pipe, self.family.denoiser)
         self.tokenizers, self.encoders = ([getattr(pipe, pair[i]) for pair in self.family.encoders] for i in range(2))
+        if missing := [n for pair in self.family.encoders for n in pair if getattr(pipe, n) is None]:
+            raise ValueError(f"base `{card.id}` comes without its `{missing[0]}`, which CNS teaches, too: choose a copy with all of its parts")
         for tokenizer, length in zip(self.tokenizers, self.family.lengths):
             tokenizer.model_max_length = length or tokenizer.model_max_length
         for part in (self.denoiser, pipe.vae, *self.encoders):
@@ -65,7 +67,8 @@ class Base:
         pipe.set_progress_bar_config(disable=True)
         if card.size >= LARGE:
             pipe.vae.enable_slicing()
-            pipe.vae.enable_tiling()  # only beyond the side that the autoencoder was trained on
+            if self.family.tiles:
+                pipe.vae.enable_tiling()
         self.pipe, self.card, self.scorer = pipe, card, scorer
         self.id, self.size, self.steps, self.guidance, self.class_words = card.id, card.size, card.steps, card.guidance, card.class_words
         self.lock = FairLock()
@@ -78,7 +81,8 @@ class Base:
             f"{n}.{p}.weight": getattr(m, p).weight for n, m in self.layers.items() for p in self.family.projections
         }
         if not self.weights:
-            raise ValueError(f"base `{card.id}` has no cross-attention to text (`attn2.to_k`, `to_v`): choose a Stable Diffusion model")
+            where = " and ".join(f"`{self.family.attention}.{p}`" for p in self.family.projections)
+            raise ValueError(f"base `{card.id}` has no attention to text ({where}): choose a model as it was published")
 
     @property
     def device(self) -> torch.device:
@@ -115,6 +119,7 @@ class Base:
             raise ValueError(f"base `{self.id}` is a {self.family.name}, which cannot start from a picture: leave the picture out")
         pipe = getattr(diffusers, self.family.from_picture)(**self.pipe.components, **self.options)
         pipe.set_progress_bar_config(disable=True)
+        pipe.default_sample_size = self.size // pipe.vae_scale_factor  # the side that those draw at which do not follow the picture
         return pipe
 
     @property
@@ -144,9 +149,13 @@ class Base:
         noisy, t = noisy.to(text.features.dtype), self.family.told(self.denoiser, t)
         return self.denoiser(noisy, timestep=t, encoder_hidden_states=text.features, **more).sample[:, : noisy.shape[1]]  # the rest is a variance
 
-    def projected(self, features: Tensor) -> Tensor:
-        """What the key and value projections read [n, length, columns of K] of text features [n, length, d]."""
-        return self.family.project(self.denoiser, features)
+    def projected(self, text: Text) -> Tensor:
+        """What the key and value projections of the first layer read [n, length, columns of K]."""
+        return self.family.project(self.denoiser, text)
+
+    def heard(self, text: Text) -> Iterator[Tensor]:
+        """What those of all layers read, for all of them or [1, n, length, columns of K] at once: see `reading`."""
+        return self.family.heard(self, text)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -154,17 +163,27 @@ class Base:
         side = self.size // self.pipe.vae_scale_factor
         return self.denoiser.config.in_channels, side, side
 
+    @property
+    def patches(self) -> int:
+        """What the denoiser cuts a side of the latents into."""
+        return self.latent_shape[1] // self.denoiser.config.get("patch_size", 1)
+
+    @property
+    def shift(self) -> float:
+        """What the autoencoder's latents are off zero."""
+        return self.pipe.vae.config.get("shift_factor") or 0.0
+
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
         """[n, 3, size, size] in [-1, 1] to scaled latents [n, c, h, w]."""
         vae = self.pipe.vae
-        return self.family.encoded(vae.encode(pixels.to(vae.device, vae.dtype))).float() * vae.config.scaling_factor
+        return (self.family.encoded(vae.encode(pixels.to(vae.device, vae.dtype))).float() - self.shift) * vae.config.scaling_factor
 
     @torch.no_grad()
     def pixels(self, latents: Tensor) -> Tensor:
         """The inverse of `latents`."""
         vae = self.pipe.vae
-        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+        return vae.decode((latents / vae.config.scaling_factor + self.shift).to(vae.dtype)).sample.float()
 
 
 def _asking(before_pass: dict) -> Callable[..., None]:

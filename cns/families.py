@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import across, jointly
 from .noise import Diffusion, Flow
+from .reading import first_block, layer_by_layer, passes, together
 
 
 @dataclass(frozen=True)
@@ -58,20 +61,26 @@ class Family:
     denoiser: str = "unet"
     attention: str = "attn2"  # the layers that read the text
     projections: tuple[str, str] = ("to_k", "to_v")  # in them, each a Linear
-    project: Callable[[nn.Module, Tensor], Tensor] = lambda denoiser, features: features  # what of the features these read
-    lengths: tuple[int | None, ...] = (None, None)  # tokens of a prompt, for each encoder; None: what its tokenizer says
+    marked: str = "is_cross_attention"  # what is true of them
+    project: Callable[[nn.Module, Text], Tensor] = lambda denoiser, text: text.features  # what the first of them reads
+    heard: Callable = together  # what each of them reads, see `reading`
+    hearings: Callable[[int], int] = lambda n: 1  # in how many passes of so many prompts
+    look: Callable = across  # how the picture looks at the text in them, see `attention`
+    captions: int = 400  # how many tell what is to be held still
+    lengths: tuple[int | None, ...] = (None, None, None)  # tokens of a prompt, for each encoder; None: what its tokenizer says
     space: str = ""  # before a word, where a tokenizer tells one that starts a text from one within it
     instruction: str = ""  # what prompts to be drawn stand behind as the encoder reads them; the denoiser does not see it
     noise: type[Diffusion | Flow] = Diffusion
     told: Callable[[nn.Module, Tensor], Tensor] = lambda denoiser, t: t  # the time, as the denoiser is told it
     encoded: Callable = lambda out: out.latent_dist.mean  # latents, of what the autoencoder's encoder returns
+    tiles: bool = True  # whether its autoencoder, asked to work in tiles, does so only beyond the side that it was trained on
     drawing: tuple[tuple[str, object], ...] = ()  # what its pipeline is to be told beside the prompts
     regions: bool = True  # whether attention can be bound to regions and mapped
     keys: str | None = "lora_unet_"  # what other programs put before a weight's name in a patch; None: they have no such name
 
     def layers(self, denoiser: nn.Module) -> dict[str, nn.Module]:
         """The cross-attention layers by name."""
-        return {n: m for n, m in denoiser.named_modules() if n.endswith(self.attention) and getattr(m, "is_cross_attention", False)}
+        return {n: m for n, m in denoiser.named_modules() if n.endswith(self.attention) and getattr(m, self.marked, None)}
 
 
 def _last(encoders, ids, masks, words):
@@ -88,6 +97,14 @@ def _two(encoders, ids, masks, words):
 def _masked(encoders, ids, masks, words):
     """The only encoder's output, which its padding does not touch."""
     return Text(encoders[0](ids[0], attention_mask=masks[0].long())[0], words[0], mask=masks[0])
+
+
+def _three(encoders, ids, masks, words):
+    """SD3's: both CLIPs' last but one layers side by side, filled up to T5's width, then T5's, padding included; pooled, what the CLIPs make of the whole."""
+    small, large = (e(i, output_hidden_states=True) for e, i in zip(encoders[:2], ids))
+    clip, t5 = torch.cat([small.hidden_states[-2], large.hidden_states[-2]], -1), encoders[2](ids[2])[0]
+    features = torch.cat([F.pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], 1)
+    return Text(features, torch.cat([words[0], words[2]], 1), torch.cat([small.text_embeds, large.text_embeds], -1))
 
 
 def _size_too(text: Text, side: int) -> dict:
@@ -107,9 +124,9 @@ def _masked_too(text: Text, side: int) -> dict:
     return {"encoder_attention_mask": text.mask}
 
 
-def _normed(denoiser: nn.Module, features: Tensor) -> Tensor:
+def _normed(denoiser: nn.Module, text: Text) -> Tensor:
     """Sana's text as all of its layers read it."""
-    return denoiser.caption_norm(denoiser.caption_projection(features))
+    return denoiser.caption_norm(denoiser.caption_projection(text.features))
 
 
 SANA_ASKS = "\n".join(  # what Sana was trained behind, as diffusers' pipeline has it; Xie et al., 2024, section 3.2
@@ -126,7 +143,7 @@ SANA_ASKS = "\n".join(  # what Sana was trained behind, as diffusers' pipeline h
 )
 PIXART = Family(
     "PixArt-Sigma", "PixArtSigmaPipeline", None, encoders=(("tokenizer", "text_encoder"),), embeddings=("{}",), read=_masked, inputs=_masked_and_size,
-    denoiser="transformer", project=lambda denoiser, features: denoiser.caption_projection(features), lengths=(300,), regions=False, keys=None,
+    denoiser="transformer", project=lambda denoiser, text: denoiser.caption_projection(text.features), lengths=(300,), regions=False, keys=None,
     drawing=(("negative_prompt", None), ("use_resolution_binning", False)),
 )  # fmt: skip
 FAMILIES = (
@@ -142,7 +159,14 @@ FAMILIES = (
     replace(PIXART, name="PixArt-Alpha", pipeline="PixArtAlphaPipeline", lengths=(120,)),
     replace(
         PIXART, name="Sana", pipeline="SanaPipeline", inputs=_masked_too, project=_normed, space=" ", instruction=SANA_ASKS, noise=Flow,
-        told=lambda denoiser, t: t * denoiser.config.timestep_scale, encoded=lambda out: out.latent,
+        told=lambda denoiser, t: t * denoiser.config.timestep_scale, encoded=lambda out: out.latent, tiles=False,
+    ),
+    Family(
+        "Stable Diffusion 3", "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
+        encoders=tuple((f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3")), embeddings=("clip_l", "clip_g", "t5xxl"), read=_three,
+        inputs=lambda text, side: {"pooled_projections": text.pooled}, lengths=(None, None, 256), denoiser="transformer", attention=".attn",
+        projections=("add_k_proj", "add_v_proj"), marked="added_kv_proj_dim", project=first_block, heard=layer_by_layer, hearings=passes, look=jointly, captions=40,
+        noise=Flow, regions=False, keys=None,
     ),
 )  # fmt: skip
 

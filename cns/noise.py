@@ -55,6 +55,10 @@ class Flow:
         """The way from the picture to the noise."""
         return noise - z
 
+    def clean(self, noised: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        """The picture's latents z [n, c, h, w] that a prediction amounts to."""
+        return noised - (t / self.steps).view(-1, 1, 1, 1).to(noised) * predicted
+
 
 def _shift(config, base) -> float:
     """By how much a flow's sampler shifts its levels, s -> shift s / (1 + (shift - 1) s); where it grows with the picture, for the base's size."""

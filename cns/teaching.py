@@ -32,7 +32,7 @@ from .images import square
 from .memory import Memory, recall
 from .parts import Dropped, Parts, Stop, Stopped, passing
 from .progress import Progress, TeachEvent, copied
-from .response import Still, stacked
+from .response import Still, held_by, stacked
 from .session import Learned, Session, pack
 from .text import read
 
@@ -214,7 +214,7 @@ class Teaching:
         self.update = torch.cat([torch.zeros_like(w) for w in self.start.values()])  # u [k in all], of which `still` makes W - W_{n-1}
         self.gradient = torch.zeros_like(self.update)  # by W
         mu = self.settings.response
-        self.still = Still(stacked(self.index, base.weights), start.held, mu) if mu else (lambda u: u)
+        self.still = Still(stacked(self.index, base.weights), start.held, mu, held_by(base, self.index, start.held)) if mu else (lambda u: u)
         self.optimizer, self.schedule = optimizer([self.update], [self.vector], self.settings)
         if progress:
             self._resume(progress)

@@ -24,10 +24,13 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -98,10 +101,10 @@ def tiny_unet(**more):
     )  # fmt: skip
 
 
-def tiny_vae():
+def tiny_vae(**more):
     return AutoencoderKL(
         block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **more,
     )  # fmt: skip
 
 
@@ -138,10 +141,10 @@ def stirred(denoiser):
     return denoiser
 
 
-def tiny_t5():
-    """T5 as the transformers read it: (tokenizer, text encoder of two layers, 20 wide)."""
+def tiny_t5(width=20):
+    """T5 as the transformers read it: (tokenizer, text encoder of two layers)."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *(("▁" + w, -1.0) for w in WORDS)]
-    text = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=20, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
+    text = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
     return T5Tokenizer(vocab=pieces, extra_ids=0), text
 
 
@@ -187,6 +190,24 @@ def tiny_sana(**more) -> SanaPipeline:
     noise = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     tok, text = tiny_gemma()
     return SanaPipeline(tokenizer=tok, text_encoder=text, vae=vae, transformer=stirred(transformer), scheduler=noise)
+
+
+def tiny_sd3(dynamic=False, **more) -> StableDiffusion3Pipeline:
+    """The same size with SD3's joint blocks, three text encoders and sampler of flows."""
+    torch.manual_seed(0)
+    tok, other = tiny_tokenizer(), tiny_tokenizer()
+    other.pad_token = "a"  # as SDXL's
+    third, t5 = tiny_t5(48)
+    transformer = SD3Transformer2DModel(
+        sample_size=16, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=12, joint_attention_dim=48,
+        caption_projection_dim=24, pooled_projection_dim=12 + 20, pos_embed_max_size=16, **more,
+    )  # fmt: skip
+    return StableDiffusion3Pipeline(
+        transformer=stirred(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic),
+        vae=tiny_vae(shift_factor=0.1, scaling_factor=1.5), tokenizer=tok, tokenizer_2=other, tokenizer_3=third,
+        text_encoder=tiny_text(tok, CLIPTextModelWithProjection, projection_dim=12),
+        text_encoder_2=tiny_text(tok, CLIPTextModelWithProjection, 24, projection_dim=20), text_encoder_3=t5,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

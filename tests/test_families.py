@@ -5,11 +5,26 @@ import json
 import diffusers
 import pytest
 import torch
-from conftest import CALIBRATION, TEMPLATES, assert_unchanged, picture, snapshot, taught, tiny_pipeline, tiny_pixart, tiny_sana, tiny_xl
+from conftest import (
+    CALIBRATION,
+    TEMPLATES,
+    assert_unchanged,
+    picture,
+    snapshot,
+    taught,
+    tiny_pipeline,
+    tiny_pixart,
+    tiny_sana,
+    tiny_sd3,
+    tiny_xl,
+)
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 
 import cns
+from cns.attention import jointly
 from cns.base import CARD, Base, Card
 from cns.noise import Flow
+from cns.reading import listened
 from cns.text import read
 
 TINY = {
@@ -19,6 +34,8 @@ TINY = {
     "pixart-sigma": tiny_pixart,
     "pixart-alpha": lambda: tiny_pixart(diffusers.PixArtAlphaPipeline),
     "sana": tiny_sana,
+    "sd3": tiny_sd3,
+    "sd3.5": lambda: tiny_sd3(qk_norm="rms_norm", dual_attention_layers=(0,)),
     "sana-1.5": lambda: tiny_sana(qk_norm="rms_norm_across_heads"),
 }
 
@@ -77,9 +94,10 @@ def test_every_part_of_the_tokens_vector_is_trained(base, session, concept):
 def test_a_prompt_is_read_as_the_pipeline_reads_it(base):
     prompt = "a photo of a small dog face"
     asks = {"complex_human_instruction": (base.family.instruction + " ").split("\n")} if base.family.instruction else {}
+    asks |= {f"prompt_{i}": None for i in range(2, 1 + len(base.encoders)) if isinstance(base.pipe, diffusers.StableDiffusion3Pipeline)}
     theirs = base.pipe.encode_prompt(prompt=prompt, device=base.device, num_images_per_prompt=1, do_classifier_free_guidance=True, **asks)
     ours = read(base, ["", prompt], away=1)
-    theirs = [theirs[i] for i in (0, 2, 1, 3)] if ours.pooled is not None else theirs  # SDXL's are in another order
+    theirs = [theirs[i] for i in (0, 2, 1, 3)] if ours.pooled is not None else theirs  # those of SDXL and SD3 are in another order
     rows = [*ours[1:].arguments().values(), *ours[:1].arguments().values()]
     assert len(rows) == len(theirs)
     for a, b in zip(rows, theirs):
@@ -97,7 +115,7 @@ def test_what_is_trained_is_what_the_bases_own_sampler_takes(base):
     """Given what training asks of the denoiser, the sampler that the base ships goes from noise back to the very picture."""
     z, noise = torch.randn(2, *base.latent_shape), torch.randn(2, *base.latent_shape)
     sampler = base.pipe.scheduler
-    sampler.set_timesteps(10)
+    sampler.set_timesteps(10, **({"mu": 1.0} if sampler.config.get("use_dynamic_shifting") else {}))
     noised = getattr(sampler, "scale_noise", None) or sampler.add_noise
     seen = noised(z, noise, sampler.timesteps[:1].expand(2))
     for t in sampler.timesteps:
@@ -112,6 +130,19 @@ def test_noise_goes_from_the_picture_to_nothing_of_it(base):
     assert 0.98 < left[0] <= 1 and 0.1 < left[1] < 0.9 and left[2] < 0.1
     levels = base.noise.add(noise, z, t).mean((1, 2, 3))
     assert torch.allclose(levels + left if base.family.noise is Flow else levels**2 + left**2, torch.ones(3), atol=1e-5)
+
+
+def test_what_is_held_still_is_read_much_as_before(base, concept):
+    z, t, prompt = torch.randn(1, *base.latent_shape), base.noise.times(torch.tensor([0.8])), "a cat on a blue background"
+
+    @torch.no_grad()
+    def moved(mu):
+        session = learned(base, concept, response=mu, room=0, score="gradient")
+        before = base.predict(z, t, read(base, [prompt]))
+        with session.on(base):
+            return (base.predict(z, t, read(base, [prompt])) - before).square().sum()
+
+    assert moved(1e4) < 0.1 * moved(0.0)
 
 
 def test_an_exported_pipeline_draws_the_same_in_plain_diffusers(base, session, tmp_path):
@@ -157,6 +188,56 @@ def test_its_neurons_can_be_shown(base, session):
     assert sum(n for _, n in parts["resolution"].table) == session.concepts[0].stats["neurons"]
 
 
+def joint_layer(base):
+    """(its first layer, hidden states of 64 places, text of 20 tokens)."""
+    return next(iter(base.layers.values())), torch.randn(2, 64, 24), torch.randn(2, 20, 24)
+
+
+@pytest.mark.parametrize("norm", [None, "rms_norm"])
+def test_joint_attention_is_watched_as_the_layer_attends(norm, monkeypatch):
+    layer, h, x = joint_layer(Base(tiny_sd3(qk_norm=norm), Card("sd3", 32)))
+    attend, seen = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, **how: seen.append((q, k)) or attend(q, k, v, **how))
+    with torch.no_grad():
+        layer(h, encoder_hidden_states=x)
+        ((q, k),) = seen
+        theirs = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)[:, :, :64, 64:].mean((1, 2))
+        assert torch.allclose(jointly(layer, h, x), theirs, atol=1e-6)
+
+
+def test_what_joint_layers_read_is_what_they_are_given():
+    base = Base(tiny_sd3(), Card("sd3", 32))
+    text = read(base, ["a dog", "a small cat"])
+    with torch.no_grad():
+        with listened({n: m.add_v_proj for n, m in base.layers.items()}) as heard:
+            base.predict(torch.randn(2, *base.latent_shape), torch.full((2,), 500.0), text)
+        first, second = (xs[0] for xs in heard.values())
+        parts = [*base.heard(text)]
+    assert torch.allclose(first, base.projected(text), atol=1e-5) and not torch.allclose(first, second)
+    assert [p.shape for p in parts] == [(2, *first.shape)] * 3 and not torch.equal(parts[0][1], parts[1][1])
+
+
+def test_a_flow_is_shifted_as_its_sampler_shifts_it():
+    assert [Base(pipe, Card("x", 32)).noise.shift for pipe in (tiny_sana(), tiny_sd3())] == [3.0, 3.0]
+    base = Base(tiny_sd3(dynamic=True), Card("sd3", 32))
+    mu = calculate_shift(base.patches**2, *(base.pipe.scheduler.config[n] for n in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")))
+    u = torch.tensor([0.2, 0.5, 0.9])
+    theirs = base.pipe.scheduler.time_shift(mu, 1.0, torch.sigmoid(torch.special.ndtri(u)))
+    assert base.patches == 8 and torch.allclose(base.noise.times(u) / 1000, theirs, atol=1e-5)
+
+
+def test_a_large_sana_is_decoded_whole_as_its_autoencoder_would_cut_even_what_it_was_trained_on():
+    vae = Base(tiny_sana(), Card("sana", 1024)).pipe.vae
+    assert vae.use_slicing and not vae.use_tiling
+
+
+def test_a_base_that_lacks_a_text_encoder_is_refused_by_that_name():
+    pipe = tiny_sd3()
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    with pytest.raises(ValueError, match="`sd3` comes without its `tokenizer_3`, which CNS teaches, too: choose a copy with all of its parts"):
+        Base(pipe, Card("sd3", 32))
+
+
 def test_the_large_pixart_alpha_is_told_the_size():
     pipe = tiny_pixart(diffusers.PixArtAlphaPipeline, use_additional_conditions=True)
     z, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
@@ -165,7 +246,8 @@ def test_the_large_pixart_alpha_is_told_the_size():
     assert not torch.equal(small.predict(z, t, text), large.predict(z, t, text))
 
 
-def test_a_family_that_cannot_be_taught_is_refused_with_those_that_can(tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
-    with pytest.raises(ValueError, match="is a `KandinskyPipeline`, which CNS cannot teach: choose one of Stable Diffusion 1 and 2.*XL.*PixArt-Sigma"):
+@pytest.mark.parametrize("kind", ["KandinskyPipeline", "FluxPipeline", "SanaSprintPipeline"])
+def test_a_family_that_cannot_be_taught_is_refused_with_those_that_can(kind, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    with pytest.raises(ValueError, match=f"is a `{kind}`, which CNS cannot teach: choose one of Stable Diffusion 1 and 2.*XL.*PixArt-Sigma.*Sana.*Stable Diffusion 3"):
         cns.load_base(tmp_path)

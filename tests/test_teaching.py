@@ -187,7 +187,7 @@ def test_the_response_to_an_earlier_concepts_prompts_is_held_too_however_many_th
     both = taught(tiny_base, other_concept, first)
     third = Choosing(tiny_base, both, cns.Concept("max", "house", concept.images), cns.TeachSettings(**{**QUICK, **every}), None, False, None)
     assert [*third.parts()][-1] == third.count
-    held = third.held
+    (held,) = third.held
     assert held.trace().item() == pytest.approx(3 * len(held), rel=1e-4)  # unrelated prompts, <rex> and <tom> as much each
 
 
