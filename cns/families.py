@@ -69,6 +69,7 @@ class Family:
     captions: int = 400  # how many tell what is to be held still
     lengths: tuple[int | None, ...] = (None, None, None)  # tokens of a prompt, for each encoder; None: what its tokenizer says
     space: str = ""  # before a word, where a tokenizer tells one that starts a text from one within it
+    cased: bool = False  # whether capitals are left as they are typed, where a tokenizer tells them
     instruction: str = ""  # what prompts to be drawn stand behind as the encoder reads them; the denoiser does not see it
     noise: type[Diffusion | Flow] = Diffusion
     told: Callable[[nn.Module, Tensor], Tensor] = lambda denoiser, t: t  # the time, as the denoiser is told it
@@ -164,7 +165,7 @@ FAMILIES = (
     Family(
         "Stable Diffusion 3", "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
         encoders=tuple((f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3")), embeddings=("clip_l", "clip_g", "t5xxl"), read=_three,
-        inputs=lambda text, side: {"pooled_projections": text.pooled}, lengths=(None, None, 256), denoiser="transformer", attention=".attn",
+        inputs=lambda text, side: {"pooled_projections": text.pooled}, lengths=(None, None, 256), cased=True, denoiser="transformer", attention=".attn",
         projections=("add_k_proj", "add_v_proj"), marked="added_kv_proj_dim", project=first_block, heard=layer_by_layer, hearings=passes, look=jointly, captions=40,
         noise=Flow, regions=False, keys=None,
     ),

@@ -30,18 +30,18 @@ class Tokens:
     seen: list[int]  # the positions whose features the denoiser reads
 
 
-def tokenize(tokenizer, prompt: str, known=(), space: str = "", behind: bool = False) -> Tokens:
+def tokenize(tokenizer, prompt: str, known=(), space: str = "", behind: bool = False, cased: bool = False) -> Tokens:
     """`prompt` as ids. Raises ValueError for a token like `<rex>` that is not among the `known`.
 
-    `space`: what tells the tokenizer that a word follows on others; `behind`: so does the prompt itself.
+    `space`: what tells the tokenizer that a word follows on others; `behind`: so does the prompt itself; `cased`: capitals are left to it.
     """
-    pieces, units = re.split(f"({TOKEN.pattern})", prompt.lower()), []
+    pieces, units = re.split(f"({TOKEN.pattern})", prompt if cased else prompt.lower(), flags=re.IGNORECASE), []
     for piece in pieces:
-        if TOKEN.fullmatch(piece):
-            if piece not in known:
+        if TOKEN.fullmatch(token := piece.lower()):
+            if token not in known:
                 taught = ", ".join(f"`{k}`" for k in known) or "nothing yet"
-                raise ValueError(f"token `{piece}` was never taught. Taught: {taught}")
-            units.append((piece, [0], piece))
+                raise ValueError(f"token `{token}` was never taught. Taught: {taught}")
+            units.append((token, [0], token))
         else:
             for word in piece.split():
                 units.append((word, tokenizer((space if units or behind else "") + word, add_special_tokens=False).input_ids, None))
@@ -89,7 +89,7 @@ def _vectors_at(embedding, places: list[tuple[int, int, str]], vectors: dict[str
 def _row(family, tokenizer, prompt: str, known, asked: bool) -> Tokens:
     """`prompt` as an encoder of this family reads it: `asked` for a picture, it stands behind the family's instruction."""
     asks = tokenizer(family.instruction, add_special_tokens=False).input_ids
-    row, n = tokenize(tokenizer, prompt, known, family.space, asked and bool(asks)), len(asks)
+    row, n = tokenize(tokenizer, prompt, known, family.space, asked and bool(asks), family.cased), len(asks)
     if not asked or not asks:
         return replace(row, ids=row.ids + [tokenizer.pad_token_id] * n)  # as long as the others
     ids, slots = [*row.ids[: row.start], *asks, *row.ids[row.start :]], tuple((position + n, token) for position, token in row.slots)

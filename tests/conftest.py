@@ -143,7 +143,7 @@ def stirred(denoiser):
 
 def tiny_t5(width=20):
     """T5 as the transformers read it: (tokenizer, text encoder of two layers)."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *(("▁" + w, -1.0) for w in WORDS)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *(("▁" + w, -1.0) for w in (*WORDS, "A"))]  # it tells capitals
     text = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
     return T5Tokenizer(vocab=pieces, extra_ids=0), text
 

@@ -92,7 +92,7 @@ def test_every_part_of_the_tokens_vector_is_trained(base, session, concept):
 
 
 def test_a_prompt_is_read_as_the_pipeline_reads_it(base):
-    prompt = "a photo of a small dog face"
+    prompt = "A photo of a small Dog face"
     asks = {"complex_human_instruction": (base.family.instruction + " ").split("\n")} if base.family.instruction else {}
     asks |= {f"prompt_{i}": None for i in range(2, 1 + len(base.encoders)) if isinstance(base.pipe, diffusers.StableDiffusion3Pipeline)}
     theirs = base.pipe.encode_prompt(prompt=prompt, device=base.device, num_images_per_prompt=1, do_classifier_free_guidance=True, **asks)
