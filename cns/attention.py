@@ -12,7 +12,7 @@ from torch import Tensor, nn
 AS_IT_IS = nn.Identity()
 
 
-def across(attn, hidden_states, x, attention_mask=None, **_) -> Tensor:
+def across(attn, hidden_states, x, attention_mask=None, *_, **__) -> Tensor:
     """a [batch, tokens] in [0, 1]: cross-attention of hidden states [batch, queries, d] to text x [batch, tokens, din], mean over queries and heads."""
     q = attn.head_to_batch_dim((attn.norm_q or AS_IT_IS)(attn.to_q(hidden_states)))  # [batch * heads, queries, d]
     k = attn.head_to_batch_dim((attn.norm_k or AS_IT_IS)(attn.to_k(x)))  # [batch * heads, tokens, d]
@@ -20,18 +20,27 @@ def across(attn, hidden_states, x, attention_mask=None, **_) -> Tensor:
     return attn.get_attention_scores(q, k, mask).mean(1).unflatten(0, (-1, attn.heads)).mean(1).float()
 
 
-def jointly(attn, hidden_states, x, **_) -> Tensor:
-    """The same where the picture looks at itself and the text at once: what of its attention falls to each token."""
+def jointly(attn, hidden_states, x, attention_mask=None, image_rotary_emb=None, **_) -> Tensor:
+    """The same where the picture looks at itself and the text at once: what of its attention falls to each token.
 
-    def heads(of, project, norm):
-        return (norm or AS_IT_IS)(project(of).unflatten(-1, (attn.heads, -1)).transpose(1, 2)).unbind(1)  # heads of [batch, n, d]
+    `image_rotary_emb`: cosines and sines [tokens + queries, d] that turn queries and keys by their place, the text's first.
+    """
+    cos, sin = image_rotary_emb or (torch.ones(1), torch.zeros(1))
+    cos, sin = (t.to(x.device).expand(x.shape[1] + hidden_states.shape[1], -1) for t in (cos, sin))
 
-    queries = heads(hidden_states, attn.to_q, attn.norm_q)
-    keys = zip(heads(hidden_states, attn.to_k, attn.norm_k), heads(x, attn.add_k_proj, attn.norm_added_k))
+    def heads(of, project, norm, places):
+        """Heads of [batch, n, d]."""
+        y = (norm or AS_IT_IS)(project(of).unflatten(-1, (attn.heads, -1)).transpose(1, 2))
+        real, imaginary = y.unflatten(-1, (-1, 2)).unbind(-1)
+        return (y * cos[places] + torch.stack([-imaginary, real], -1).flatten(-2) * sin[places]).unbind(1)
+
+    text, picture = slice(None, x.shape[1]), slice(x.shape[1], None)
+    queries = heads(hidden_states, attn.to_q, attn.norm_q, picture)
+    keys = zip(heads(x, attn.add_k_proj, attn.norm_added_k, text), heads(hidden_states, attn.to_k, attn.norm_k, picture))
     total = torch.zeros(x.shape[:2], device=x.device)
     for q, k in zip(queries, keys):  # one by one: queries times keys are many
         a = (q @ torch.cat(k, 1).transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
-        total += a[..., -x.shape[1] :].mean(1).float() / attn.heads
+        total += a[..., text].mean(1).float() / attn.heads
     return total
 
 
@@ -41,9 +50,9 @@ class _Watcher:
     def __init__(self, processor, look, store: list[tuple[Tensor, Tensor]]):
         self.processor, self.look, self.store = processor, look, store
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
-        self.store.append((encoder_hidden_states, self.look(attn, hidden_states, encoder_hidden_states, **kwargs)))
-        return self.processor(attn, hidden_states, encoder_hidden_states=encoder_hidden_states, **kwargs)
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *more, **kwargs):  # what more there is, some layers give by name and some by place
+        self.store.append((encoder_hidden_states, self.look(attn, hidden_states, encoder_hidden_states, *more, **kwargs)))
+        return self.processor(attn, hidden_states, encoder_hidden_states, *more, **kwargs)
 
 
 @contextmanager

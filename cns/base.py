@@ -146,8 +146,7 @@ class Base:
     def predict(self, noisy: Tensor, t: Tensor, text: Text) -> Tensor:
         """What the denoiser makes of noisy latents [n, c, h, w] at times t [n], reading `text`."""
         more = self.family.inputs(text, self.size)
-        noisy, t = noisy.to(text.features.dtype), self.family.told(self.denoiser, t)
-        return self.denoiser(noisy, timestep=t, encoder_hidden_states=text.features, **more).sample[:, : noisy.shape[1]]  # the rest is a variance
+        return self.family.run(self.denoiser, noisy.to(text.features.dtype), t, text.features, **more)
 
     def projected(self, text: Text) -> Tensor:
         """What the key and value projections of the first layer read [n, length, columns of K]."""
@@ -161,12 +160,12 @@ class Base:
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a picture's latents."""
         side = self.size // self.pipe.vae_scale_factor
-        return self.denoiser.config.in_channels, side, side
+        return self.denoiser.config.in_channels // self.family.packed**2, side, side
 
     @property
     def patches(self) -> int:
         """What the denoiser cuts a side of the latents into."""
-        return self.latent_shape[1] // self.denoiser.config.get("patch_size", 1)
+        return self.latent_shape[1] // (self.denoiser.config.get("patch_size", 1) * self.family.packed)
 
     @property
     def shift(self) -> float:
@@ -211,8 +210,8 @@ def load_base(source: str | Path | None = None, device: str | None = None) -> Ba
         pipe = getattr(diffusers, family.pipeline).from_pretrained(folder, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise OSError(f"base `{source}` could not be loaded: {str(error).splitlines()[0]}") from error
-    size = getattr(pipe, family.denoiser).config.sample_size * pipe.vae_scale_factor
-    card = {"id": folder.name if local else str(source), "size": size}
+    side = getattr(pipe, family.denoiser).config.get("sample_size") or pipe.default_sample_size  # FLUX's says only what it is run at
+    card = {"id": folder.name if local else str(source), "size": side * pipe.vae_scale_factor, "guidance": family.guidance}
     if local and (folder / CARD).exists():
         card |= json.loads((folder / CARD).read_text())
         card |= {k: tuple(v) for k, v in card.items() if isinstance(v, list)}

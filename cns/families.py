@@ -47,6 +47,11 @@ class Text:
         return {prefix + name: t for name, t in parts.items() if t is not None}
 
 
+def plainly(denoiser: nn.Module, noisy: Tensor, t: Tensor, features: Tensor, **more) -> Tensor:
+    """What it makes of noisy latents [n, c, h, w] at times t [n], reading text features [n, length, d]."""
+    return denoiser(noisy, timestep=t, encoder_hidden_states=features, **more).sample[:, : noisy.shape[1]]  # the rest is a variance
+
+
 @dataclass(frozen=True)
 class Family:
     """Where the parts of a pipeline are that teaching works on."""
@@ -58,6 +63,7 @@ class Family:
     embeddings: tuple[str, ...]  # an embedding's parts in a textual-inversion file, one for each encoder; `{}` is the token
     read: Callable[[Sequence[nn.Module], Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Text]  # from (encoders, ids, masks, words)
     inputs: Callable[[Text, int], dict]  # what the denoiser takes beside latents, time and features, for a side [pixels]
+    run: Callable[..., Tensor] = plainly  # how the denoiser is run
     denoiser: str = "unet"
     attention: str = "attn2"  # the layers that read the text
     projections: tuple[str, str] = ("to_k", "to_v")  # in them, each a Linear
@@ -69,12 +75,14 @@ class Family:
     captions: int = 400  # how many tell what is to be held still
     lengths: tuple[int | None, ...] = (None, None, None)  # tokens of a prompt, for each encoder; None: what its tokenizer says
     space: str = ""  # before a word, where a tokenizer tells one that starts a text from one within it
-    cased: bool = False  # whether capitals are left as they are typed, where a tokenizer tells them
+    cased: bool = True  # whether its pipeline leaves capitals to the tokenizers
     instruction: str = ""  # what prompts to be drawn stand behind as the encoder reads them; the denoiser does not see it
     noise: type[Diffusion | Flow] = Diffusion
-    told: Callable[[nn.Module, Tensor], Tensor] = lambda denoiser, t: t  # the time, as the denoiser is told it
     encoded: Callable = lambda out: out.latent_dist.mean  # latents, of what the autoencoder's encoder returns
     tiles: bool = True  # whether its autoencoder, asked to work in tiles, does so only beyond the side that it was trained on
+    packed: int = 1  # side of the squares of latents that its denoiser takes for one place
+    guidance: float = 7.5  # classifier-free guidance, as its pipeline has it
+    negatives: bool = True  # whether its pictures can be kept away from a prompt
     drawing: tuple[tuple[str, object], ...] = ()  # what its pipeline is to be told beside the prompts
     regions: bool = True  # whether attention can be bound to regions and mapped
     keys: str | None = "lora_unet_"  # what other programs put before a weight's name in a patch; None: they have no such name
@@ -106,6 +114,32 @@ def _three(encoders, ids, masks, words):
     clip, t5 = torch.cat([small.hidden_states[-2], large.hidden_states[-2]], -1), encoders[2](ids[2])[0]
     features = torch.cat([F.pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5], 1)
     return Text(features, torch.cat([words[0], words[2]], 1), torch.cat([small.text_embeds, large.text_embeds], -1))
+
+
+def _long_and_whole(encoders, ids, masks, words):
+    """FLUX's: what T5 makes of the words, padding included, and what CLIP makes of the whole."""
+    return Text(encoders[1](ids[1])[0], words[1], encoders[0](ids[0]).pooler_output)
+
+
+def _scaled(denoiser: nn.Module, noisy: Tensor, t: Tensor, features: Tensor, **more) -> Tensor:
+    """Sana's, some of which count time from 0 to 1."""
+    return plainly(denoiser, noisy, t * denoiser.config.timestep_scale, features, **more)
+
+
+def _packed(denoiser: nn.Module, noisy: Tensor, t: Tensor, features: Tensor, **more) -> Tensor:
+    """FLUX's: squares of 2 x 2 latents are one place, which has a row and a column, and time goes from 0 to 1.
+
+    Where guidance was distilled into it, it is run with a guidance of 1: then it predicts what it was shown, not what is drawn from that.
+    """
+    squares = F.pixel_unshuffle(noisy, 2)  # [n, 4 c, h / 2, w / 2]
+    rows, columns = squares.shape[2:]
+    places = torch.stack([torch.zeros(rows, columns), *torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")], -1)
+    guidance = torch.ones(len(noisy), device=noisy.device) if denoiser.config.guidance_embeds else None
+    out = denoiser(
+        squares.flatten(2).transpose(1, 2), timestep=(t / 1000).to(noisy), encoder_hidden_states=features, guidance=guidance,
+        img_ids=places.flatten(0, 1).to(noisy), txt_ids=torch.zeros(features.shape[1], 3).to(noisy), **more,
+    ).sample  # fmt: skip
+    return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (rows, columns)), 2)
 
 
 def _size_too(text: Text, side: int) -> dict:
@@ -144,7 +178,7 @@ SANA_ASKS = "\n".join(  # what Sana was trained behind, as diffusers' pipeline h
 )
 PIXART = Family(
     "PixArt-Sigma", "PixArtSigmaPipeline", None, encoders=(("tokenizer", "text_encoder"),), embeddings=("{}",), read=_masked, inputs=_masked_and_size,
-    denoiser="transformer", project=lambda denoiser, text: denoiser.caption_projection(text.features), lengths=(300,), regions=False, keys=None,
+    denoiser="transformer", project=lambda denoiser, text: denoiser.caption_projection(text.features), lengths=(300,), cased=False, regions=False, keys=None, guidance=4.5,
     drawing=(("negative_prompt", None), ("use_resolution_binning", False)),
 )  # fmt: skip
 FAMILIES = (
@@ -160,14 +194,21 @@ FAMILIES = (
     replace(PIXART, name="PixArt-Alpha", pipeline="PixArtAlphaPipeline", lengths=(120,)),
     replace(
         PIXART, name="Sana", pipeline="SanaPipeline", inputs=_masked_too, project=_normed, space=" ", instruction=SANA_ASKS, noise=Flow,
-        told=lambda denoiser, t: t * denoiser.config.timestep_scale, encoded=lambda out: out.latent, tiles=False,
+        run=_scaled, encoded=lambda out: out.latent, tiles=False,
     ),
     Family(
         "Stable Diffusion 3", "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
         encoders=tuple((f"tokenizer{n}", f"text_encoder{n}") for n in ("", "_2", "_3")), embeddings=("clip_l", "clip_g", "t5xxl"), read=_three,
-        inputs=lambda text, side: {"pooled_projections": text.pooled}, lengths=(None, None, 256), cased=True, denoiser="transformer", attention=".attn",
+        inputs=lambda text, side: {"pooled_projections": text.pooled}, lengths=(None, None, 256), denoiser="transformer", attention=".attn",
         projections=("add_k_proj", "add_v_proj"), marked="added_kv_proj_dim", project=first_block, heard=layer_by_layer, hearings=passes, look=jointly, captions=40,
-        noise=Flow, regions=False, keys=None,
+        noise=Flow, guidance=7.0, regions=False, keys=None,
+    ),
+    Family(
+        "FLUX.1", "FluxPipeline", "FluxImg2ImgPipeline",
+        encoders=(("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")), embeddings=("clip_l", "t5xxl"), read=_long_and_whole,
+        inputs=lambda text, side: {"pooled_projections": text.pooled}, lengths=(None, 512), run=_packed, denoiser="transformer",
+        attention=".attn", projections=("add_k_proj", "add_v_proj"), marked="added_kv_proj_dim", project=first_block, heard=layer_by_layer, hearings=passes,
+        look=jointly, captions=40, noise=Flow, packed=2, guidance=3.5, negatives=False, regions=False, keys=None,
     ),
 )  # fmt: skip
 

@@ -83,6 +83,8 @@ def _ready(base, prompt, session, settings, image) -> Session:
     check_words(base, session, settings.regions)
     if settings.regions and not base.family.regions:
         raise ValueError(f"base `{base.id}` is a {base.family.name}, whose attention cannot be bound to regions: leave them out")
+    if settings.negative and not base.family.negatives:
+        raise ValueError(f"base `{base.id}` is a {base.family.name}, which cannot be kept away from a prompt: leave `negative` empty")
     if image and int((settings.steps or base.steps) * settings.image_strength) < 1:
         raise ValueError(f"`image_strength` {settings.image_strength} of {settings.steps or base.steps} steps is none: raise one of them")
     return session.scaled(settings.strengths)

@@ -138,9 +138,7 @@ def resolution(base, name: str) -> int:
     """Side of the latents where a layer looks at them [cells]."""
     config = base.denoiser.config
     if "patch_size" in config:  # a transformer, which looks at patches and halves nothing
-        return config.sample_size // config.patch_size
-    if "block_out_channels" not in config:  # a transformer: all of its layers look at the same patches
-        return config.sample_size // config.patch_size
+        return base.patches
     last = len(config.block_out_channels) - 1
     place = re.match(r"(down|up)_blocks\.(\d+)", name)
     halvings = last if not place else int(place[2]) if place[1] == "down" else last - int(place[2])

@@ -59,6 +59,6 @@ def layer_by_layer(base, text) -> Iterator[Tensor]:
 
 def first_block(denoiser: nn.Module, text) -> Tensor:
     """What the first joint block's projections read [n, length, d], halfway to noise: no picture has come into it yet."""
-    half = torch.full((len(text.features),), 500.0, device=text.features.device)
-    time = denoiser.time_text_embed(half.to(text.features.dtype), text.pooled)
+    half, one = (torch.full((len(text.features),), x, device=text.features.device).to(text.features.dtype) for x in (500.0, 1000.0))
+    time = denoiser.time_text_embed(half, *([one] if denoiser.config.get("guidance_embeds") else []), text.pooled)  # see `families._packed`
     return denoiser.transformer_blocks[0].norm1_context(denoiser.context_embedder(text.features), emb=time)[0]

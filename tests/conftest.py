@@ -25,6 +25,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SanaPipeline,
@@ -207,6 +209,20 @@ def tiny_sd3(dynamic=False, **more) -> StableDiffusion3Pipeline:
         vae=tiny_vae(shift_factor=0.1, scaling_factor=1.5), tokenizer=tok, tokenizer_2=other, tokenizer_3=third,
         text_encoder=tiny_text(tok, CLIPTextModelWithProjection, projection_dim=12),
         text_encoder_2=tiny_text(tok, CLIPTextModelWithProjection, 24, projection_dim=20), text_encoder_3=t5,
+    )  # fmt: skip
+
+
+def tiny_flux(guided=True) -> FluxPipeline:
+    """The same size with FLUX's double and single blocks, two text encoders and sampler of flows; `guided`: as its dev, else as its schnell."""
+    torch.manual_seed(0)
+    tok, (second, t5) = tiny_tokenizer(), tiny_t5()
+    transformer = FluxTransformer2DModel(
+        in_channels=4 * 4, num_layers=2, num_single_layers=1, num_attention_heads=2, attention_head_dim=12, joint_attention_dim=20,
+        pooled_projection_dim=16, guidance_embeds=guided, axes_dims_rope=(4, 4, 4),
+    )  # fmt: skip
+    return FluxPipeline(
+        transformer=stirred(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if guided else 1.0, use_dynamic_shifting=guided),
+        vae=tiny_vae(shift_factor=0.1, scaling_factor=1.5), tokenizer=tok, tokenizer_2=second, text_encoder=tiny_text(tok), text_encoder_2=t5,
     )  # fmt: skip
 
 

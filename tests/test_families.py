@@ -1,5 +1,6 @@
 """Every family end to end on tiny checkpoints of its architecture: loaded from a folder, taught, drawn, kept, exported, left as it was."""
 
+import inspect
 import json
 
 import diffusers
@@ -12,6 +13,7 @@ from conftest import (
     picture,
     snapshot,
     taught,
+    tiny_flux,
     tiny_pipeline,
     tiny_pixart,
     tiny_sana,
@@ -21,7 +23,7 @@ from conftest import (
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 
 import cns
-from cns.attention import jointly
+from cns.attention import jointly, watched
 from cns.base import CARD, Base, Card
 from cns.noise import Flow
 from cns.reading import listened
@@ -36,6 +38,8 @@ TINY = {
     "sana": tiny_sana,
     "sd3": tiny_sd3,
     "sd3.5": lambda: tiny_sd3(qk_norm="rms_norm", dual_attention_layers=(0,)),
+    "flux-dev": tiny_flux,
+    "flux-schnell": lambda: tiny_flux(guided=False),
     "sana-1.5": lambda: tiny_sana(qk_norm="rms_norm_across_heads"),
 }
 
@@ -45,7 +49,7 @@ def base(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base") / request.param
     TINY[request.param]().save_pretrained(folder)
     words = {"templates": TEMPLATES, "scenes": ["a {} next to a tree"], "calibration": CALIBRATION, "class_words": ["dog", "cat"]}
-    card = {"steps": 2, "guidance": 2.0, **words}
+    card = {"size": 32, "steps": 2, "guidance": 2.0, **words}
     (folder / CARD).write_text(json.dumps(card))
     return cns.load_base(folder, "cpu")
 
@@ -93,14 +97,18 @@ def test_every_part_of_the_tokens_vector_is_trained(base, session, concept):
 
 def test_a_prompt_is_read_as_the_pipeline_reads_it(base):
     prompt = "A photo of a small Dog face"
-    asks = {"complex_human_instruction": (base.family.instruction + " ").split("\n")} if base.family.instruction else {}
-    asks |= {f"prompt_{i}": None for i in range(2, 1 + len(base.encoders)) if isinstance(base.pipe, diffusers.StableDiffusion3Pipeline)}
-    theirs = base.pipe.encode_prompt(prompt=prompt, device=base.device, num_images_per_prompt=1, do_classifier_free_guidance=True, **asks)
+    how = {"prompt": prompt, "device": base.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+    how |= {"complex_human_instruction": (base.family.instruction + " ").split("\n"), "prompt_2": None, "prompt_3": None}
+    wanted = inspect.signature(base.pipe.encode_prompt).parameters
+    theirs = base.pipe.encode_prompt(**{k: v for k, v in how.items() if k in wanted and v != [" "]})
     ours = read(base, ["", prompt], away=1)
-    theirs = [theirs[i] for i in (0, 2, 1, 3)] if ours.pooled is not None else theirs  # those of SDXL and SD3 are in another order
-    rows = [*ours[1:].arguments().values(), *ours[:1].arguments().values()]
-    assert len(rows) == len(theirs)
-    for a, b in zip(rows, theirs):
+    if base.family.negatives:
+        theirs = [theirs[i] for i in (0, 2, 1, 3)] if ours.pooled is not None else theirs  # those of SDXL and SD3 are in another order
+    else:
+        theirs, ours = theirs[:2], ours[1:]  # the last are places
+    rows = [*ours[-1:].arguments().values(), *ours[:-1].arguments().values()]
+    rows = rows[: len(theirs)]
+    for a, b in zip(rows, theirs, strict=True):
         assert torch.allclose(a.float(), b.float(), atol=1e-5)
 
 
@@ -116,8 +124,8 @@ def test_what_is_trained_is_what_the_bases_own_sampler_takes(base):
     z, noise = torch.randn(2, *base.latent_shape), torch.randn(2, *base.latent_shape)
     sampler = base.pipe.scheduler
     sampler.set_timesteps(10, **({"mu": 1.0} if sampler.config.get("use_dynamic_shifting") else {}))
-    noised = getattr(sampler, "scale_noise", None) or sampler.add_noise
-    seen = noised(z, noise, sampler.timesteps[:1].expand(2))
+    first = sampler.timesteps[:1].expand(2)
+    seen = sampler.scale_noise(z, first, noise) if hasattr(sampler, "scale_noise") else sampler.add_noise(z, noise, first)
     for t in sampler.timesteps:
         seen = sampler.step(base.noise.target(z, noise, t.expand(2)), t, seen).prev_sample
     assert torch.allclose(seen, z, atol=1e-2)
@@ -135,12 +143,12 @@ def test_noise_goes_from_the_picture_to_nothing_of_it(base):
 def test_what_is_held_still_is_read_much_as_before(base, concept):
     z, t, prompt = torch.randn(1, *base.latent_shape), base.noise.times(torch.tensor([0.8])), "a cat on a blue background"
 
-    @torch.no_grad()
     def moved(mu):
         session = learned(base, concept, response=mu, room=0, score="gradient")
-        before = base.predict(z, t, read(base, [prompt]))
-        with session.on(base):
-            return (base.predict(z, t, read(base, [prompt])) - before).square().sum()
+        with torch.no_grad():
+            before = base.predict(z, t, read(base, [prompt]))
+            with session.on(base):
+                return (base.predict(z, t, read(base, [prompt])) - before).square().sum()
 
     assert moved(1e4) < 0.1 * moved(0.0)
 
@@ -188,25 +196,29 @@ def test_its_neurons_can_be_shown(base, session):
     assert sum(n for _, n in parts["resolution"].table) == session.concepts[0].stats["neurons"]
 
 
-def joint_layer(base):
-    """(its first layer, hidden states of 64 places, text of 20 tokens)."""
-    return next(iter(base.layers.values())), torch.randn(2, 64, 24), torch.randn(2, 20, 24)
+@pytest.mark.parametrize("tiny", [tiny_sd3, lambda: tiny_sd3(qk_norm="rms_norm"), tiny_flux])
+def test_joint_attention_is_watched_as_the_layers_attend(tiny, monkeypatch):
+    base, attend, seen = Base(tiny(), Card("joint", 32)), torch.nn.functional.scaled_dot_product_attention, []
+
+    def watching(query, key, *more, **how):
+        seen.append((query, key))
+        return attend(query, key, *more, **how)
+
+    text, places = read(base, ["a dog", "a small cat"]), 64
+    with torch.no_grad(), watched(base.layers, jointly) as ours, monkeypatch.context() as m:
+        m.setattr(torch.nn.functional, "scaled_dot_product_attention", watching)
+        base.predict(torch.randn(2, *base.latent_shape), torch.full((2,), 500.0), text)
+    whole = [(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) for q, k in seen]
+    text_first = "Flux" in type(base.pipe).__name__
+    theirs = [w[:, :, -places:, :-places] if text_first else w[:, :, :places, places:] for w in whole]
+    assert len(ours) == 2
+    for (((_, a),), b) in zip(ours.values(), theirs):
+        assert a.shape == text.words.shape and torch.allclose(a, b.mean((1, 2)), atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", [None, "rms_norm"])
-def test_joint_attention_is_watched_as_the_layer_attends(norm, monkeypatch):
-    layer, h, x = joint_layer(Base(tiny_sd3(qk_norm=norm), Card("sd3", 32)))
-    attend, seen = torch.nn.functional.scaled_dot_product_attention, []
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, **how: seen.append((q, k)) or attend(q, k, v, **how))
-    with torch.no_grad():
-        layer(h, encoder_hidden_states=x)
-        ((q, k),) = seen
-        theirs = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)[:, :, :64, 64:].mean((1, 2))
-        assert torch.allclose(jointly(layer, h, x), theirs, atol=1e-6)
-
-
-def test_what_joint_layers_read_is_what_they_are_given():
-    base = Base(tiny_sd3(), Card("sd3", 32))
+@pytest.mark.parametrize("tiny", [tiny_sd3, tiny_flux])
+def test_what_joint_layers_read_is_what_they_are_given(tiny):
+    base = Base(tiny(), Card("joint", 32))
     text = read(base, ["a dog", "a small cat"])
     with torch.no_grad():
         with listened({n: m.add_v_proj for n, m in base.layers.items()}) as heard:
@@ -224,6 +236,14 @@ def test_a_flow_is_shifted_as_its_sampler_shifts_it():
     u = torch.tensor([0.2, 0.5, 0.9])
     theirs = base.pipe.scheduler.time_shift(mu, 1.0, torch.sigmoid(torch.special.ndtri(u)))
     assert base.patches == 8 and torch.allclose(base.noise.times(u) / 1000, theirs, atol=1e-5)
+
+
+def test_flux_is_refused_a_negative_prompt_by_name_and_says_its_size_and_guidance(tmp_path):
+    tiny_flux().save_pretrained(tmp_path / "flux")
+    base = cns.load_base(tmp_path / "flux", "cpu")
+    assert base.size == 128 * 2 and base.guidance == 3.5
+    with pytest.raises(ValueError, match="`flux` is a FLUX.1, which cannot be kept away from a prompt: leave `negative` empty"):
+        cns.generate(base, "a dog", None, cns.GenerateSettings(negative="a cat"))
 
 
 def test_a_large_sana_is_decoded_whole_as_its_autoencoder_would_cut_even_what_it_was_trained_on():
@@ -246,8 +266,8 @@ def test_the_large_pixart_alpha_is_told_the_size():
     assert not torch.equal(small.predict(z, t, text), large.predict(z, t, text))
 
 
-@pytest.mark.parametrize("kind", ["KandinskyPipeline", "FluxPipeline", "SanaSprintPipeline"])
+@pytest.mark.parametrize("kind", ["KandinskyPipeline", "FluxKontextPipeline", "SanaSprintPipeline"])
 def test_a_family_that_cannot_be_taught_is_refused_with_those_that_can(kind, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
-    with pytest.raises(ValueError, match=f"is a `{kind}`, which CNS cannot teach: choose one of Stable Diffusion 1 and 2.*XL.*PixArt-Sigma.*Sana.*Stable Diffusion 3"):
+    with pytest.raises(ValueError, match=f"is a `{kind}`, which CNS cannot teach: choose one of Stable Diffusion 1 and 2.*XL.*PixArt-Sigma.*Sana.*Stable Diffusion 3.*FLUX"):
         cns.load_base(tmp_path)

@@ -78,7 +78,7 @@ def test_layers_deep_in_a_block_have_names_of_their_own():
 
 def test_a_transformer_looks_at_patches():
     class Base:
-        denoiser = type("", (), {"config": type("Config", (dict,), {"sample_size": 64, "patch_size": 2})(patch_size=2)})
+        denoiser, patches = type("", (), {"config": {"patch_size": 2}}), 32
 
     assert inspection.resolution(Base, "transformer_blocks.0.attn2.to_k.weight") == 32
 
