@@ -78,7 +78,7 @@ def attention_to_words(base, noisy: Tensor, t: Tensor, text: Text) -> dict[str, 
 def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator) -> Parts[dict[str, Tensor]]:
     """{layer: r [din]} of the concept: averaged over its noised latents and `LEVELS` of noise, each a part."""
     text = read(base, prompts, vectors)
-    total = {name: 0.0 for name in base.layers}
+    total = {name: torch.zeros((), device=base.device) for name in base.layers}
     for level in range(LEVELS):
         t = base.noise.times(torch.full((len(prompts),), (level + 0.5) / LEVELS)).to(base.device)
         z = latents[torch.arange(len(prompts)) % len(latents)]
