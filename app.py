@@ -16,7 +16,7 @@ ON_SPACE = bool(os.environ.get("SPACE_ID"))
 
 def options(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Teach one image model one thing after another.")
-    parser.add_argument("--base", default=os.environ.get("CNS_BASE"), help="folder or Hub id of a Stable Diffusion (1, 2, XL) or PixArt pipeline (default: the embedded starter)")
+    parser.add_argument("--base", default=os.environ.get("CNS_BASE"), help="folder or Hub id of a Stable Diffusion (1, 2, XL, 3), PixArt, Sana or FLUX.1 pipeline (default: the embedded starter)")
     parser.add_argument("--store", default=os.environ.get("CNS_STORE"), metavar="WHERE", help="where sessions are kept: a folder (default: ~/.cache/cns-studio) or hub:owner/name")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if ON_SPACE else "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)))

@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name, run, text, session=True):
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("--base", help="folder or Hub id of a Stable Diffusion (1, 2, XL) or PixArt pipeline (default: the embedded starter)")
+        sub.add_argument("--base", help="folder or Hub id of a Stable Diffusion (1, 2, XL, 3), PixArt, Sana or FLUX.1 pipeline (default: the embedded starter)")
         if session is not None:
             sub.add_argument("--session", type=Path, required=session, metavar="DIR", help="folder of the session")
         return sub

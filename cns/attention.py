@@ -7,22 +7,52 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+
+AS_IT_IS = nn.Identity()
+
+
+def across(attn, hidden_states, x, attention_mask=None, *_, **__) -> Tensor:
+    """a [batch, tokens] in [0, 1]: cross-attention of hidden states [batch, queries, d] to text x [batch, tokens, din], mean over queries and heads."""
+    q = attn.head_to_batch_dim((attn.norm_q or AS_IT_IS)(attn.to_q(hidden_states)))  # [batch * heads, queries, d]
+    k = attn.head_to_batch_dim((attn.norm_k or AS_IT_IS)(attn.to_k(x)))  # [batch * heads, tokens, d]
+    mask = attn.prepare_attention_mask(attention_mask, k.shape[1], len(hidden_states))  # of padding: [batch, 1, tokens]
+    return attn.get_attention_scores(q, k, mask).mean(1).unflatten(0, (-1, attn.heads)).mean(1).float()
+
+
+def jointly(attn, hidden_states, x, attention_mask=None, image_rotary_emb=None, **_) -> Tensor:
+    """The same where the picture looks at itself and the text at once: what of its attention falls to each token.
+
+    `image_rotary_emb`: cosines and sines [tokens + queries, d] that turn queries and keys by their place, the text's first.
+    """
+    cos, sin = image_rotary_emb or (torch.ones(1), torch.zeros(1))
+    cos, sin = (t.to(x.device).expand(x.shape[1] + hidden_states.shape[1], -1) for t in (cos, sin))
+
+    def heads(of, project, norm, places):
+        """Heads of [batch, n, d]."""
+        y = (norm or AS_IT_IS)(project(of).unflatten(-1, (attn.heads, -1)).transpose(1, 2))
+        real, imaginary = y.unflatten(-1, (-1, 2)).unbind(-1)
+        return (y * cos[places] + torch.stack([-imaginary, real], -1).flatten(-2) * sin[places]).unbind(1)
+
+    text, picture = slice(None, x.shape[1]), slice(x.shape[1], None)
+    queries = heads(hidden_states, attn.to_q, attn.norm_q, picture)
+    keys = zip(heads(x, attn.add_k_proj, attn.norm_added_k, text), heads(hidden_states, attn.to_k, attn.norm_k, picture))
+    total = torch.zeros(x.shape[:2], device=x.device)
+    for q, k in zip(queries, keys):  # one by one: queries times keys are many
+        a = (q @ torch.cat(k, 1).transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+        total += a[..., text].mean(1).float() / attn.heads
+    return total
 
 
 class _Watcher:
-    """An attention processor that does what the one before it did and keeps the mean attention to every token."""
+    """An attention processor that does what the one before it did and keeps the text it was given and the mean attention to every token."""
 
-    def __init__(self, processor, store: list[Tensor]):
-        self.processor, self.store = processor, store
+    def __init__(self, processor, look, store: list[tuple[Tensor, Tensor]]):
+        self.processor, self.look, self.store = processor, look, store
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
-        q = attn.head_to_batch_dim(attn.to_q(hidden_states))  # [batch * heads, queries, d]
-        k = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))  # [batch * heads, tokens, d]
-        mask = kwargs.get("attention_mask")  # of padding: [batch, 1, tokens]
-        a = attn.get_attention_scores(q, k, attn.prepare_attention_mask(mask, k.shape[1], len(hidden_states))).mean(1)  # over queries
-        self.store.append(a.unflatten(0, (-1, attn.heads)).mean(1).float())  # over heads: [batch, tokens]
-        return self.processor(attn, hidden_states, encoder_hidden_states=encoder_hidden_states, **kwargs)
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *more, **kwargs):  # what more there is, some layers give by name and some by place
+        self.store.append((encoder_hidden_states, self.look(attn, hidden_states, encoder_hidden_states, *more, **kwargs)))
+        return self.processor(attn, hidden_states, encoder_hidden_states, *more, **kwargs)
 
 
 @contextmanager
@@ -39,10 +69,10 @@ def processed(layers: dict[str, torch.nn.Module], wrap):
 
 
 @contextmanager
-def watched(layers: dict[str, torch.nn.Module]):
-    """Within: yields {layer: list of [batch, tokens], one for each pass of the U-Net}; attention in [0, 1]."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with processed(layers, lambda name, processor: _Watcher(processor, seen[name])):
+def watched(layers: dict[str, torch.nn.Module], look=across):
+    """Within: yields {layer: list of (text x [batch, tokens, din], attention [batch, tokens])}, one for each pass; `look`: `across` or `jointly`."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
+    with processed(layers, lambda name, processor: _Watcher(processor, look, seen[name])):
         yield seen
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from diffusers.utils import logging as diffusers_logging  # noqa: E402
 from . import devices  # noqa: E402
 from .fair import FairLock  # noqa: E402
 from .families import Text, family_of  # noqa: E402
+from .noise import Diffusion, Flow  # noqa: E402
 from .prompts import CALIBRATION, CLASS_WORDS, SCENES, TEMPLATES  # noqa: E402
 from .scores import Scorer  # noqa: E402
 
@@ -57,14 +58,17 @@ class Base:
         self.family = family_of(type(pipe).__name__, card.id)
         self.denoiser: nn.Module = getattr(pipe, self.family.denoiser)
         self.tokenizers, self.encoders = ([getattr(pipe, pair[i]) for pair in self.family.encoders] for i in range(2))
-        for tokenizer in self.tokenizers:
-            tokenizer.model_max_length = self.family.length or tokenizer.model_max_length
+        if missing := [n for pair in self.family.encoders for n in pair if getattr(pipe, n) is None]:
+            raise ValueError(f"base `{card.id}` comes without its `{missing[0]}`, which CNS teaches, too: choose a copy with all of its parts")
+        for tokenizer, length in zip(self.tokenizers, self.family.lengths):
+            tokenizer.model_max_length = length or tokenizer.model_max_length
         for part in (self.denoiser, pipe.vae, *self.encoders):
             part.requires_grad_(False).eval()
         pipe.set_progress_bar_config(disable=True)
         if card.size >= LARGE:
             pipe.vae.enable_slicing()
-            pipe.vae.enable_tiling()  # only beyond the side that the autoencoder was trained on
+            if self.family.tiles:
+                pipe.vae.enable_tiling()
         self.pipe, self.card, self.scorer = pipe, card, scorer
         self.id, self.size, self.steps, self.guidance, self.class_words = card.id, card.size, card.steps, card.guidance, card.class_words
         self.lock = FairLock()
@@ -77,20 +81,21 @@ class Base:
             f"{n}.{p}.weight": getattr(m, p).weight for n, m in self.layers.items() for p in self.family.projections
         }
         if not self.weights:
-            raise ValueError(f"base `{card.id}` has no cross-attention to text (`attn2.to_k`, `to_v`): choose a Stable Diffusion model")
+            where = " and ".join(f"`{self.family.attention}.{p}`" for p in self.family.projections)
+            raise ValueError(f"base `{card.id}` has no attention to text ({where}): choose a model as it was published")
 
     @property
     def device(self) -> torch.device:
         return next(iter(self.weights.values())).device  # of a module, diffusers searches all its parts: 3 ms each time
 
-    @property
-    def prediction(self) -> str:
-        """`epsilon`, `v_prediction` or `sample`: what the denoiser predicts."""
-        return self.pipe.scheduler.config.prediction_type
+    @cached_property
+    def noise(self) -> Diffusion | Flow:
+        """How latents are noised, and what the denoiser should make of them."""
+        return self.family.noise(self)
 
     @cached_property
     def schedule(self) -> DDIMScheduler:
-        """The noise that the base was trained with, whatever sampler it ships: noises latents as z_t = sqrt(a_t) z + sqrt(1 - a_t) noise."""
+        """The noise that the base was trained with, whatever sampler it ships, where that is `noise.Diffusion`."""
         return DDIMScheduler.from_config(self.pipe.scheduler.config)
 
     @cached_property
@@ -114,6 +119,7 @@ class Base:
             raise ValueError(f"base `{self.id}` is a {self.family.name}, which cannot start from a picture: leave the picture out")
         pipe = getattr(diffusers, self.family.from_picture)(**self.pipe.components, **self.options)
         pipe.set_progress_bar_config(disable=True)
+        pipe.default_sample_size = self.size // pipe.vae_scale_factor  # the side that those draw at which do not follow the picture
         return pipe
 
     @property
@@ -140,29 +146,43 @@ class Base:
     def predict(self, noisy: Tensor, t: Tensor, text: Text) -> Tensor:
         """What the denoiser makes of noisy latents [n, c, h, w] at times t [n], reading `text`."""
         more = self.family.inputs(text, self.size)
-        return self.denoiser(noisy.to(text.features.dtype), timestep=t, encoder_hidden_states=text.features, **more).sample[:, : noisy.shape[1]]  # the rest is a variance
+        return self.family.run(self.denoiser, noisy.to(text.features.dtype), t, text.features, **more)
 
-    def projected(self, features: Tensor) -> Tensor:
-        """What the key and value projections read [n, length, columns of K] of text features [n, length, d]."""
-        return self.family.project(self.denoiser, features)
+    def projected(self, text: Text) -> Tensor:
+        """What the key and value projections of the first layer read [n, length, columns of K]."""
+        return self.family.project(self.denoiser, text)
+
+    def heard(self, text: Text) -> Iterator[Tensor]:
+        """What those of all layers read, for all of them or [1, n, length, columns of K] at once: see `reading`."""
+        return self.family.heard(self, text)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a picture's latents."""
         side = self.size // self.pipe.vae_scale_factor
-        return self.denoiser.config.in_channels, side, side
+        return self.denoiser.config.in_channels // self.family.packed**2, side, side
+
+    @property
+    def patches(self) -> int:
+        """What the denoiser cuts a side of the latents into."""
+        return self.latent_shape[1] // (self.denoiser.config.get("patch_size", 1) * self.family.packed)
+
+    @property
+    def shift(self) -> float:
+        """What the autoencoder's latents are off zero."""
+        return self.pipe.vae.config.get("shift_factor") or 0.0
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
         """[n, 3, size, size] in [-1, 1] to scaled latents [n, c, h, w]."""
         vae = self.pipe.vae
-        return vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean.float() * vae.config.scaling_factor
+        return (self.family.encoded(vae.encode(pixels.to(vae.device, vae.dtype))).float() - self.shift) * vae.config.scaling_factor
 
     @torch.no_grad()
     def pixels(self, latents: Tensor) -> Tensor:
         """The inverse of `latents`."""
         vae = self.pipe.vae
-        return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+        return vae.decode((latents / vae.config.scaling_factor + self.shift).to(vae.dtype)).sample.float()
 
 
 def _asking(before_pass: dict) -> Callable[..., None]:
@@ -190,8 +210,8 @@ def load_base(source: str | Path | None = None, device: str | None = None) -> Ba
         pipe = getattr(diffusers, family.pipeline).from_pretrained(folder, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise OSError(f"base `{source}` could not be loaded: {str(error).splitlines()[0]}") from error
-    size = getattr(pipe, family.denoiser).config.sample_size * pipe.vae_scale_factor
-    card = {"id": folder.name if local else str(source), "size": size}
+    side = getattr(pipe, family.denoiser).config.get("sample_size") or pipe.default_sample_size  # FLUX's says only what it is run at
+    card = {"id": folder.name if local else str(source), "size": side * pipe.vae_scale_factor, "guidance": family.guidance}
     if local and (folder / CARD).exists():
         card |= json.loads((folder / CARD).read_text())
         card |= {k: tuple(v) for k, v in card.items() if isinstance(v, list)}

@@ -30,7 +30,7 @@ class Choosing:
         self.vector = (known.vector if known else class_embedding(base, concept)).clone()  # [din]
         self.latents: Tensor = torch.empty(0)  # [k, c, h, w]
         self.captions: list[list[str]] = []
-        self.held: Tensor | None = None  # C [din, din]
+        self.held: Tensor | None = None  # C [g, din, din]
         self.selection = Selection({}, {})
         self.rms: dict[str, Tensor] = {}
         self.factors: dict[str, Tensor] = {}
@@ -63,14 +63,15 @@ class Choosing:
         if not self.settings.response:
             return []
         base, others = self.base, [o for o in self.session.concepts if o is not self.known]
-        first = 0 if base.unrelated is not None else pieces(unrelated_prompts(base))
-        return [(first + sum(pieces(called(base, o.words)) for o in others), self._hold(others))]
+        first = 0 if base.unrelated is not None else pieces(base, unrelated_prompts(base))
+        return [(first + sum(pieces(base, called(base, o.words)) for o in others), self._hold(others))]
 
     def _hold(self, others: list[Learned]) -> Parts[None]:
-        """C: of unrelated prompts and, for every earlier concept as much again, of what it may be called."""
+        """C: of unrelated prompts and, for every earlier concept as much again, of what it may be called, read as the session has it read by now."""
         held = yield from unrelated(self.base)
         for other in others:
-            held = held + (yield from second_moment(self.base, called(self.base, other.words), self.session.vectors))
+            prompts = called(self.base, other.words)
+            held = held + (yield from second_moment(self.base, prompts, self.session.vectors, lambda: self.session.on(self.base)))
         self.held = held
 
     def _choices(self) -> list[tuple[int, Parts[None]]]:

@@ -68,11 +68,11 @@ def check(base, session, concept: Concept, more: bool = False) -> None:
         if known.class_word != concept.class_word:
             raise ValueError(f"`{concept.token}` was taught as `{known.class_word}`, not as `{concept.class_word}`: use the same class word")
     for word in concept.class_word.split():
-        pieces = [p.removesuffix("</w>") for p in base.pipe.tokenizer.tokenize(word)]
+        pieces = [p.removesuffix("</w>") for p in base.tokenizers[0].tokenize(base.family.space + word)]
         if len(pieces) != 1:
             some = ", ".join(f"`{w}`" for w in base.class_words[:8])
             parts = " + ".join(f"`{p}`" for p in pieces) or "nothing"
             raise ValueError(f"class word `{word}` is not one word to this base, it reads {parts}: use a plain word such as {some}")
     longest = max(base.card.templates, key=len).format(concept.words)
-    if cut := tokenize(base.pipe.tokenizer, longest, (concept.token,)).cut:
+    if cut := tokenize(base.tokenizers[0], longest, (concept.token,), base.family.space).cut:
         raise ValueError(f"class word `{concept.class_word}` is too long for the base's captions (`{cut[0]}` would be cut): shorten it")

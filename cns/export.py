@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import AddedToken
 from torch import Tensor
 
 from .session import Session
@@ -37,7 +38,7 @@ def export(base, session: Session, kind: str, out: str | Path, rank: int = 16) -
     if kind not in KINDS:
         raise ValueError(f"export `{kind}` is unknown: choose {', '.join(f'`{k}`' for k in KINDS)}")
     if kind in ("patch", "lora") and not base.family.keys:
-        raise ValueError(f"a `{kind}` of a {base.family.name} is read by no other program: export a `pipeline` or `session`")
+        raise ValueError(f"a `{kind}` of a {base.family.name} is in no form that another program is known to read: export a `pipeline` or `session`")
     if not session.concepts:
         raise ValueError("the session knows nothing yet, so there is nothing to export: teach something first")
     if not 1 <= rank <= max(map(_full_rank, base.weights.values())):
@@ -80,7 +81,8 @@ def pipeline(base, session: Session):
         tokenizer, text = (copy.deepcopy(base.pipe.components[n]) for n in names)
         if taken := [t for t in session.tokens if t in tokenizer.get_vocab()]:
             raise ValueError(f"the base's tokenizer has a `{taken[0]}` of its own: rename the concept, then export it")
-        tokenizer.add_tokens(list(session.tokens))
+        spaced = bool(base.family.space)  # then the space before a token, found in the text as it was typed, is no token of its own
+        tokenizer.add_tokens([AddedToken(t, lstrip=spaced, normalized=not spaced) for t in session.tokens])
         text.resize_token_embeddings(max(len(tokenizer), base.embeddings[i].num_embeddings), mean_resizing=False)
         with torch.no_grad():
             for token, vector in session.vectors.items():

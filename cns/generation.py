@@ -70,7 +70,7 @@ def explain(
     mean = torch.stack([m[0] for m in maps]).mean(0)  # [1 + regions, tokens, h, w], over layers and steps
     heats = []
     for text, attention in zip((prompt, *(r.words for r in settings.regions)), mean):
-        for word, first, end in tokenize(base.pipe.tokenizer, text, session.tokens).words:
+        for word, first, end in tokenize(base.tokenizers[0], text, session.tokens, base.family.space).words:
             heats.append(Heat(word, attention[first:end].sum(0).numpy()))
     return picture, heats
 
@@ -83,6 +83,8 @@ def _ready(base, prompt, session, settings, image) -> Session:
     check_words(base, session, settings.regions)
     if settings.regions and not base.family.regions:
         raise ValueError(f"base `{base.id}` is a {base.family.name}, whose attention cannot be bound to regions: leave them out")
+    if settings.negative and not base.family.negatives:
+        raise ValueError(f"base `{base.id}` is a {base.family.name}, which cannot be kept away from a prompt: leave `negative` empty")
     if image and int((settings.steps or base.steps) * settings.image_strength) < 1:
         raise ValueError(f"`image_strength` {settings.image_strength} of {settings.steps or base.steps} steps is none: raise one of them")
     return session.scaled(settings.strengths)
@@ -106,7 +108,7 @@ def sample(base, prompt: str, vectors, settings: GenerateSettings, image=None, m
     if settings.regions and image is None and together < 1:
         return _apart_first(base, prompt, vectors, settings, together, maps)
     guidance = base.guidance if settings.guidance is None else settings.guidance
-    texts = read(base, [settings.negative, prompt, *(r.words for r in settings.regions)], vectors)
+    texts = read(base, [settings.negative, prompt, *(r.words for r in settings.regions)], vectors, away=1)
     shares = Shares(settings.regions, *base.latent_shape[1:])
     pipe, start = (base.img2img, {"image": square(image, base.size), "strength": settings.image_strength}) if image else (base.pipe, {"height": base.size, "width": base.size})
     pictures = []

@@ -20,6 +20,7 @@ from .selection import general_count, importance, layer_of, select_sensitive, to
 from .session import Learned, Session
 
 COLOURS = ("#3f7de0", "#c27a22", "#3d9166", "#b0559a", "#7c6fd6", "#cf5650", "#2f93a8", "#7489ad")  # 3:1 on light and on dark pages
+KEYS = re.compile(r"\.(to_k|add_k_proj)\.weight$")
 WAYS = {"block": "block", "resolution": "resolution", "kind": "key or value", "head": "head"}  # to divide the network
 
 
@@ -55,7 +56,7 @@ def csv_of(lines) -> str:
 def short(name: str) -> str:
     """`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight` -> `down 1.0 K`."""
     deep = re.search(r"\.transformer_blocks\.([1-9]\d*)", name)
-    return f"{block(name)}{f'.{deep[1]}' if deep else ''} {'K' if 'to_k' in name else 'V'}"
+    return f"{block(name)}{f'.{deep[1]}' if deep else ''} {'K' if KEYS.search(name) else 'V'}"
 
 
 def block(name: str) -> str:
@@ -124,7 +125,7 @@ def _parts(base, name: str, index: Tensor, by: str) -> list[tuple[str, int]]:
     if by == "block":
         return [(block(name), len(index))]
     if by == "kind":
-        return [("keys (K)" if "to_k" in name else "values (V)", len(index))]
+        return [("keys (K)" if KEYS.search(name) else "values (V)", len(index))]
     if by == "resolution":
         side = resolution(base, name)
         return [(f"{side} x {side}", len(index))]
@@ -137,9 +138,7 @@ def resolution(base, name: str) -> int:
     """Side of the latents where a layer looks at them [cells]."""
     config = base.denoiser.config
     if "patch_size" in config:  # a transformer, which looks at patches and halves nothing
-        return config.sample_size // config.patch_size
-    if "block_out_channels" not in config:  # a transformer: all of its layers look at the same patches
-        return config.sample_size // config.patch_size
+        return base.patches
     last = len(config.block_out_channels) - 1
     place = re.match(r"(down|up)_blocks\.(\d+)", name)
     halvings = last if not place else int(place[2]) if place[1] == "down" else last - int(place[2])

@@ -5,7 +5,7 @@ A neuron is one entry W_ij of a cross-attention key or value projection. Its imp
 
     S_ij = |W_ij| * r_j,    r_j = sqrt(mean_p sum_t a_pt x_ptj^2),
 
-x the text encoder's output and a_pt the attention that the image pays to token t of prompt p, start token, end token and
+x what the layer reads of the text (see `reading`) and a_pt the attention that the image pays to token t of prompt p, start token, end token and
 padding left out. Concept neurons are the base neurons (top share of S for the concept's prompts and images) that are not
 general (in the top share for at least a share of unrelated prompts).
 """
@@ -66,26 +66,27 @@ def general_mask(weight: Tensor, rs: Tensor, share: float, gamma: float) -> Tens
 
 
 @torch.no_grad()
-def attention_to_words(base, noisy: Tensor, t: Tensor, text: Text) -> dict[str, Tensor]:
-    """{layer: a [n, tokens]}: attention of noisy latents [n, c, h, w] at times t [n] to each token of `text`, zero outside its words."""
-    with watched(base.layers) as seen:
+def attention_to_words(base, noisy: Tensor, t: Tensor, text: Text) -> dict[str, tuple[Tensor, Tensor]]:
+    """{layer: (x [n, tokens, din], a [n, tokens])}: what it reads of `text`, and the attention of noisy latents [n, c, h, w] at times t [n]
+    to each token, zero outside its words."""
+    with watched(base.layers, base.family.look) as seen:
         base.predict(noisy, t, text)
-    return {name: passes[0] * text.words for name, passes in seen.items()}
+    return {name: (passes[0][0].float(), passes[0][1] * text.words) for name, passes in seen.items()}
 
 
 @torch.no_grad()
 def concept_rms(base, latents: Tensor, prompts: list[str], vectors, generator) -> Parts[dict[str, Tensor]]:
-    """{layer: r [din]} of the concept: attention averaged over its noised latents and `LEVELS` of noise, each a part."""
-    text, schedule = read(base, prompts, vectors), base.schedule
-    total = {name: 0.0 for name in base.layers}
+    """{layer: r [din]} of the concept: averaged over its noised latents and `LEVELS` of noise, each a part."""
+    text = read(base, prompts, vectors)
+    total = {name: torch.zeros((), device=base.device) for name in base.layers}
     for level in range(LEVELS):
-        t = torch.full((len(prompts),), int((level + 0.5) / LEVELS * schedule.config.num_train_timesteps), device=base.device)
+        t = base.noise.times(torch.full((len(prompts),), (level + 0.5) / LEVELS)).to(base.device)
         z = latents[torch.arange(len(prompts)) % len(latents)]
         noise = torch.randn(z.shape, generator=generator).to(z)
-        for name, a in attention_to_words(base, schedule.add_noise(z, noise, t), t, text).items():
-            total[name] = total[name] + a / LEVELS
+        for name, seen in attention_to_words(base, base.noise.add(z, noise, t), t, text).items():
+            total[name] = total[name] + feature_rms(*seen).square() / LEVELS
         yield
-    return {name: feature_rms(base.projected(text.features).float(), a) for name, a in total.items()}
+    return {name: power.sqrt() for name, power in total.items()}
 
 
 @torch.no_grad()
@@ -95,9 +96,9 @@ def calibration_rms(base, generator) -> Parts[dict[str, Tensor]]:
     for start in range(0, len(base.card.calibration), CHUNK):
         text = read(base, list(base.card.calibration[start : start + CHUNK]))
         noise = torch.randn((1, *base.latent_shape), generator=generator).to(base.device).expand(len(text.features), -1, -1, -1)
-        t = torch.full((len(noise),), base.schedule.config.num_train_timesteps - 1, device=base.device)
-        for name, a in attention_to_words(base, noise, t, text).items():
-            out[name] += [feature_rms(x[None].float(), b[None]) for x, b in zip(base.projected(text.features), a)]
+        t = base.noise.times(torch.ones(len(noise))).to(base.device)
+        for name, seen in attention_to_words(base, noise, t, text).items():
+            out[name] += [feature_rms(x[None], a[None]) for x, a in zip(*seen)]
         yield
     return {name: torch.stack(rs) for name, rs in out.items()}
 

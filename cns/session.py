@@ -25,6 +25,7 @@ from torch import Tensor
 
 from . import files, trust
 from .delta import SparseDelta, applied
+from .selection import layer_of
 
 VERSION = 2
 STRONGEST = 1.5  # times what was taught
@@ -250,7 +251,7 @@ def _assemble(head: Session, about: dict, tensors: dict[str, Tensor], base) -> S
         if any(own.dtype != torch.float32 or not torch.isfinite(own).all() for own in shared.values()):
             raise ValueError(f"the increments of `{c['name']}` are not finite numbers")
         rms = {layer: tensors[f"concept/{i}/rms/{layer}"] for layer in base.layers if f"concept/{i}/rms/{layer}" in tensors}
-        trust.check_selected_by(rms, {layer: m.to_k.in_features for layer, m in base.layers.items()})
+        trust.check_selected_by(rms, {layer_of(n): w.shape[1] for n, w in base.weights.items()})
         gradients = {n: tensors[f"concept/{i}/gradient/{n}"] for n in base.weights if f"concept/{i}/gradient/{n}" in tensors}
         trust.check_selected_by(gradients, {n: sum(w.shape) for n, w in base.weights.items()})
         concepts.append(Learned(c["name"], c["class_word"], vector, mask, picture, features, c["stats"], shared, rms, gradients))

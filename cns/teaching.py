@@ -32,7 +32,7 @@ from .images import square
 from .memory import Memory, recall
 from .parts import Dropped, Parts, Stop, Stopped, passing
 from .progress import Progress, TeachEvent, copied
-from .response import Still, stacked
+from .response import Still, held_by, stacked
 from .session import Learned, Session, pack
 from .text import read
 
@@ -56,7 +56,7 @@ class TeachSettings:
     room: int = 50  # steps that move a new token to where what is held still leaves room, before it is trained; 0: it starts as its class word
     seed: int = 0
     preview_every: int = 50  # steps between preview pictures; 0: none
-    noise_bias: float = 1.0  # t = T u^bias, u uniform: under 1 favours high noise, where a prompt decides what is drawn
+    noise_bias: float = 1.0  # noise level u^bias, u uniform: under 1 favours high noise, where a prompt decides what is drawn
 
     def __post_init__(self):
         ranges = {"steps": (1, 5000), "batch_size": (1, 64), "rate": (0, 1), "token_rate": (0, 1), "base_share": (1e-4, 1),
@@ -214,7 +214,7 @@ class Teaching:
         self.update = torch.cat([torch.zeros_like(w) for w in self.start.values()])  # u [k in all], of which `still` makes W - W_{n-1}
         self.gradient = torch.zeros_like(self.update)  # by W
         mu = self.settings.response
-        self.still = Still(stacked(self.index, base.weights), start.held, mu) if mu else (lambda u: u)
+        self.still = Still(stacked(self.index, base.weights), start.held, mu, held_by(base, self.index, start.held)) if mu else (lambda u: u)
         self.optimizer, self.schedule = optimizer([self.update], [self.vector], self.settings)
         if progress:
             self._resume(progress)
@@ -366,14 +366,14 @@ def optimizer(weights, vectors, settings: TeachSettings):
 
 def denoising_loss(base, latents: Tensor, captions: list[list[str]], vectors, settings: TeachSettings, generator) -> Tensor:
     """|| target - f(z_t, t, text) ||^2 of a batch of `latents` [k, c, h, w], noised, each with one of its captions."""
-    schedule, n = base.schedule, settings.batch_size
+    n = settings.batch_size
     which = torch.randint(len(latents), (n,), generator=generator)
     z = latents[which]
-    t = (schedule.config.num_train_timesteps * torch.rand(n, generator=generator) ** settings.noise_bias).long().to(base.device)
+    t = base.noise.times(torch.rand(n, generator=generator) ** settings.noise_bias).to(base.device)
     noise = torch.randn(z.shape, generator=generator).to(z)
     prompts = [captions[i][torch.randint(len(captions[i]), (), generator=generator)] for i in which]
-    predicted = base.predict(schedule.add_noise(z, noise, t), t, read(base, prompts, vectors))
-    return F.mse_loss(predicted.float(), target(base, z, noise, t))
+    predicted = base.predict(base.noise.add(z, noise, t), t, read(base, prompts, vectors))
+    return F.mse_loss(predicted.float(), base.noise.target(z, noise, t))
 
 
 def squared_gradients(base, weights, latents: Tensor, captions, vectors, settings: TeachSettings, batches: int) -> Parts[dict[str, Tensor]]:
@@ -387,10 +387,3 @@ def squared_gradients(base, weights, latents: Tensor, captions, vectors, setting
                 w.grad = None
         yield
     return total
-
-
-def target(base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the denoiser should predict: the noise, the velocity or the clean latents."""
-    if base.prediction == "v_prediction":
-        return base.schedule.get_velocity(latents, noise, t)
-    return {"epsilon": noise, "sample": latents}[base.prediction]

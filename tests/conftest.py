@@ -19,22 +19,41 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import pytest
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from PIL import Image, ImageDraw
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 import cns
 from cns.base import CARD, Base, Card
 from cns.bench import ROOT
+from cns.families import SANA_ASKS
 from cns.starter.nets import tokenizer
 
 
@@ -84,10 +103,10 @@ def tiny_unet(**more):
     )  # fmt: skip
 
 
-def tiny_vae():
+def tiny_vae(**more):
     return AutoencoderKL(
         block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **more,
     )  # fmt: skip
 
 
@@ -117,20 +136,94 @@ def tiny_xl() -> StableDiffusionXLPipeline:
     )  # fmt: skip
 
 
+def stirred(denoiser):
+    """As made, a transformer's last layers are zero, and nothing would be drawn."""
+    for p in denoiser.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return denoiser
+
+
+def tiny_t5(width=20):
+    """T5 as the transformers read it: (tokenizer, text encoder of two layers)."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *(("▁" + w, -1.0) for w in (*WORDS, "A"))]  # it tells capitals
+    text = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
+    return T5Tokenizer(vocab=pieces, extra_ids=0), text
+
+
 def tiny_pixart(kind=PixArtSigmaPipeline, **more):
     """The same size with PixArt's transformer, T5 and sampler."""
     torch.manual_seed(0)
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *(("▁" + w, -1.0) for w in WORDS)]
     transformer = PixArtTransformer2DModel(
         num_attention_heads=2, attention_head_dim=12, num_layers=2, cross_attention_dim=24, sample_size=16, caption_channels=20,
         norm_num_groups=1, **{"use_additional_conditions": False, **more},
     )  # fmt: skip
-    for p in transformer.parameters():  # as made, its last layers are zero
-        torch.nn.init.normal_(p, std=0.1)
-    text = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=20, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
-    return kind(
-        tokenizer=T5Tokenizer(vocab=pieces, extra_ids=0), text_encoder=text, transformer=transformer, vae=tiny_vae(), scheduler=DPMSolverMultistepScheduler()
-    )
+    tok, text = tiny_t5()
+    return kind(tokenizer=tok, text_encoder=text, transformer=stirred(transformer), vae=tiny_vae(), scheduler=DPMSolverMultistepScheduler())
+
+
+def tiny_gemma():
+    """(tokenizer whose words carry the space before them, text encoder of two layers, 24 wide)."""
+    known = dict.fromkeys(WORDS + SANA_ASKS.lower().split())  # of what it is always asked, or that would be read letter by letter
+    words, letters = [*(f"▁{w}" for w in known), *known], sorted({*"".join(known), "▁"})
+    merges = [(w[:i], w[i]) for w in words for i in range(1, len(w))]
+    vocab = {p: i for i, p in enumerate(dict.fromkeys(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *letters, *(a + b for a, b in merges)]))}
+    tok = GemmaTokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), add_bos_token=True)
+    text = Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(vocab), hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            head_dim=8, query_pre_attn_scalar=8, pad_token_id=0, eos_token_id=1, bos_token_id=2, initializer_range=0.3,
+        )
+    )  # fmt: skip
+    return tok, text
+
+
+def tiny_sana(**more) -> SanaPipeline:
+    """The same size with Sana's transformer, Gemma, autoencoder and sampler of flows."""
+    torch.manual_seed(0)
+    transformer = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=2, num_cross_attention_heads=2,
+        cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=24, sample_size=16, **more,
+    )  # fmt: skip
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=8, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()), scaling_factor=0.4,
+        encoder_block_types=("ResBlock", "ResBlock"), decoder_block_types=("ResBlock", "ResBlock"),
+    )  # fmt: skip
+    noise = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    tok, text = tiny_gemma()
+    return SanaPipeline(tokenizer=tok, text_encoder=text, vae=vae, transformer=stirred(transformer), scheduler=noise)
+
+
+def tiny_sd3(dynamic=False, **more) -> StableDiffusion3Pipeline:
+    """The same size with SD3's joint blocks, three text encoders and sampler of flows."""
+    torch.manual_seed(0)
+    tok, other = tiny_tokenizer(), tiny_tokenizer()
+    other.pad_token = "a"  # as SDXL's
+    third, t5 = tiny_t5(48)
+    transformer = SD3Transformer2DModel(
+        sample_size=16, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=12, joint_attention_dim=48,
+        caption_projection_dim=24, pooled_projection_dim=12 + 20, pos_embed_max_size=16, **more,
+    )  # fmt: skip
+    return StableDiffusion3Pipeline(
+        transformer=stirred(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic),
+        vae=tiny_vae(shift_factor=0.1, scaling_factor=1.5), tokenizer=tok, tokenizer_2=other, tokenizer_3=third,
+        text_encoder=tiny_text(tok, CLIPTextModelWithProjection, projection_dim=12),
+        text_encoder_2=tiny_text(tok, CLIPTextModelWithProjection, 24, projection_dim=20), text_encoder_3=t5,
+    )  # fmt: skip
+
+
+def tiny_flux(guided=True) -> FluxPipeline:
+    """The same size with FLUX's double and single blocks, two text encoders and sampler of flows; `guided`: as its dev, else as its schnell."""
+    torch.manual_seed(0)
+    tok, (second, t5) = tiny_tokenizer(), tiny_t5()
+    transformer = FluxTransformer2DModel(
+        in_channels=4 * 4, num_layers=2, num_single_layers=1, num_attention_heads=2, attention_head_dim=12, joint_attention_dim=20,
+        pooled_projection_dim=16, guidance_embeds=guided, axes_dims_rope=(4, 4, 4),
+    )  # fmt: skip
+    return FluxPipeline(
+        transformer=stirred(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if guided else 1.0, use_dynamic_shifting=guided),
+        vae=tiny_vae(shift_factor=0.1, scaling_factor=1.5), tokenizer=tok, tokenizer_2=second, text_encoder=tiny_text(tok), text_encoder_2=t5,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -73,11 +73,12 @@ def test_layers_deep_in_a_block_have_names_of_their_own():
     assert {inspection.block(name.format(i)) for i in (0, 1, 10)} == {"down 2.1"}
     flat = [f"transformer_blocks.{i}.attn2.to_k.weight" for i in (10, 2, 0)]
     assert [inspection.short(n) for n in inspection.ordered(flat)] == ["block 0 K", "block 2 K", "block 10 K"]
+    assert [inspection.short(f"transformer_blocks.3.attn.add_{p}_proj.weight") for p in "kv"] == ["block 3 K", "block 3 V"]
 
 
 def test_a_transformer_looks_at_patches():
     class Base:
-        denoiser = type("", (), {"config": type("Config", (dict,), {"sample_size": 64, "patch_size": 2})(patch_size=2)})
+        denoiser, patches = type("", (), {"config": {"patch_size": 2}}), 32
 
     assert inspection.resolution(Base, "transformer_blocks.0.attn2.to_k.weight") == 32
 

@@ -3,7 +3,7 @@ from conftest import TEMPLATES, assert_unchanged, snapshot
 
 from cns.parts import whole
 from cns.response import Still, roomy, second_moment
-from cns.text import encode
+from cns.text import read
 
 
 def test_an_update_is_mapped_to_the_nearest_one_that_held_text_hardly_notices():
@@ -13,7 +13,7 @@ def test_an_update_is_mapped_to_the_nearest_one_that_held_text_hardly_notices():
     mask[2], mask[3] = False, True
     c, mu, index = x.T @ x / 40, 3.0, mask.flatten().nonzero().squeeze(1)
     u = torch.randn(len(index), generator=g)
-    got = Still(index, c, mu)(u)
+    got = Still(index, c[None], mu, torch.zeros(5, dtype=torch.long))(u)
     for r in range(5):
         own, columns = index // 6 == r, index[index // 6 == r] % 6
         held = torch.cat([torch.eye(len(columns)), (mu / 40) ** 0.5 * x[:, columns]])
@@ -22,9 +22,10 @@ def test_an_update_is_mapped_to_the_nearest_one_that_held_text_hardly_notices():
 
 
 def test_nothing_selected_gives_nothing_and_nothing_held_changes_nothing():
-    assert Still(torch.zeros(0, dtype=torch.long), torch.eye(4), 5.0)(torch.zeros(0)).shape == (0,)
+    one = torch.zeros(2, dtype=torch.long)
+    assert Still(torch.zeros(0, dtype=torch.long), torch.eye(4)[None], 5.0, one)(torch.zeros(0)).shape == (0,)
     u, index = torch.randn(3), torch.tensor([0, 5, 6])
-    assert torch.allclose(Still(index, torch.zeros(4, 4), 5.0)(u), u)
+    assert torch.allclose(Still(index, torch.zeros(1, 4, 4), 5.0, one)(u), u)
 
 
 def test_a_new_token_moves_to_where_held_text_leaves_room_and_is_read_much_as_before(tiny_base):
@@ -33,11 +34,11 @@ def test_a_new_token_moves_to_where_held_text_leaves_room_and_is_read_much_as_be
     c = whole(second_moment(tiny_base, ["a dog", "a dog on a red background", "a photo of a cat"], {}))
 
     def text(vector):
-        return tiny_base.projected(encode(tiny_base, prompts, {token: vector})[0])
+        return tiny_base.projected(read(tiny_base, prompts, {token: vector}))
 
     def room(vector):
         x = text(vector)
-        return ((x @ torch.linalg.inv(torch.eye(len(c)) + mu * c)) * x).sum(-1).div(x.square().sum(-1)).amax(1).mean().item()
+        return ((x @ torch.linalg.inv(torch.eye(c.shape[-1]) + mu * c[0])) * x).sum(-1).div(x.square().sum(-1)).amax(1).mean().item()
 
     moved = whole(roomy(tiny_base, prompts, {token: start}, token, c, mu, 0.005, 20))
     assert room(moved) > 1.5 * room(start)

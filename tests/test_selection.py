@@ -56,7 +56,7 @@ def test_attention_sums_to_one_over_all_tokens_and_the_pass_is_undisturbed(tiny_
     z, t = torch.randn(2, 4, 16, 16), torch.tensor([500, 500])
     everything = attention_to_words(tiny_base, z, t, replace(text, words=torch.ones_like(text.words)))
     assert everything.keys() == tiny_base.layers.keys()
-    for a in everything.values():
+    for _, a in everything.values():
         assert torch.allclose(a.sum(1), torch.ones(2), atol=1e-5)
     assert all(type(m.processor).__name__ == "AttnProcessor2_0" for m in tiny_base.layers.values())
     assert_unchanged(tiny_base, before)

@@ -6,7 +6,7 @@ from conftest import QUICK, assert_unchanged, snapshot, taught, tiny_pipeline
 
 import cns
 from cns.base import Base, Card
-from cns.teaching import Teaching, target
+from cns.teaching import Teaching
 
 
 def test_only_concept_neurons_and_the_token_change(tiny_base, concept):
@@ -46,7 +46,7 @@ def test_the_base_is_bit_identical_at_every_event_and_after_all_ends(tiny_base, 
 def test_a_loss_that_is_not_finite_stops_and_changes_nothing(tiny_base, concept, monkeypatch):
     session, before = taught(tiny_base, concept), snapshot(tiny_base)
     values = {n: v.clone() for n, v in session.delta.values.items()}
-    monkeypatch.setattr("cns.teaching.target", lambda *a: torch.full((2, 4, 16, 16), float("nan")))
+    monkeypatch.setattr("cns.noise.Diffusion.target", lambda *a: torch.full((2, 4, 16, 16), float("nan")))
     second = cns.Concept("tom", "cat", concept.images)
     with pytest.raises(FloatingPointError, match="not finite at step 1"):
         taught(tiny_base, second, session)
@@ -187,7 +187,7 @@ def test_the_response_to_an_earlier_concepts_prompts_is_held_too_however_many_th
     both = taught(tiny_base, other_concept, first)
     third = Choosing(tiny_base, both, cns.Concept("max", "house", concept.images), cns.TeachSettings(**{**QUICK, **every}), None, False, None)
     assert [*third.parts()][-1] == third.count
-    held = third.held
+    (held,) = third.held
     assert held.trace().item() == pytest.approx(3 * len(held), rel=1e-4)  # unrelated prompts, <rex> and <tom> as much each
 
 
@@ -249,7 +249,7 @@ def test_the_target_is_what_the_base_predicts():
         base = Base(tiny_pipeline(prediction), Card("tiny", 32))
         alpha = base.pipe.scheduler.alphas_cumprod[t].view(2, 1, 1, 1)
         wanted = {"epsilon": noise, "sample": z, "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * z}[prediction]
-        assert torch.allclose(target(base, z, noise, t), wanted, atol=1e-5)
+        assert torch.allclose(base.noise.target(z, noise, t), wanted, atol=1e-5)
 
 
 def test_silencing_a_concept_draws_with_the_bases_weights(tiny_base, concept):

@@ -38,7 +38,7 @@ def draw(base, prompts: list[str], vectors, seeds: list[int], steps: int, chunk:
     out = []
     for at in range(0, len(prompts), chunk):
         some = prompts[at : at + chunk]
-        texts = read(base, ["", *some], vectors)
+        texts = read(base, ["", *some], vectors, away=1)
         generators = [torch.Generator().manual_seed(s) for s in seeds[at : at + chunk]]
         out += base.pipe(
             **texts[1:].arguments(), **texts[:1].repeated(len(some)).arguments("negative_"), num_inference_steps=steps,
