@@ -74,12 +74,13 @@ def test_selection_gives_the_asked_share_of_every_matrix_and_is_repeatable(tiny_
 
 def test_a_concepts_rms_is_that_of_its_attention_averaged_over_three_levels_of_noise(tiny_base):
     z, prompts = torch.randn(3, 4, 16, 16), ["a dog", "a photo of a dog", "a cat", "a small dog on a red background"]
-    got = concept_rms(tiny_base, z, prompts, {}, torch.Generator().manual_seed(5))
+    got = whole(concept_rms(tiny_base, z, prompts, {}, torch.Generator().manual_seed(5)))
     text, luck, mean = read(tiny_base, prompts), torch.Generator().manual_seed(5), dict.fromkeys(tiny_base.layers, 0.0)
     for level in (166, 500, 833):  # the middles of three thirds of a thousand
         t, noise = torch.full((4,), level), torch.randn(4, 4, 16, 16, generator=luck)
         seen = attention_to_words(tiny_base, tiny_base.schedule.add_noise(z[[0, 1, 2, 0]], noise, t), t, text)
-        mean = {n: mean[n] + a / 3 for n, a in seen.items()}
+        assert all(torch.equal(x, text.features.float()) for x, _ in seen.values())
+        mean = {n: mean[n] + a / 3 for n, (_, a) in seen.items()}
     assert got.keys() == tiny_base.layers.keys()
     for name, a in mean.items():
         assert not a[~text.words].any() and a[text.words].min() > 0
@@ -87,21 +88,21 @@ def test_a_concepts_rms_is_that_of_its_attention_averaged_over_three_levels_of_n
 
 
 def test_each_calibration_prompt_has_its_rms_from_pure_noise_that_those_read_together_share(tiny_base):
-    got, prompts, luck = calibration_rms(tiny_base, torch.Generator().manual_seed(5), chunk=4), list(tiny_base.card.calibration), torch.Generator().manual_seed(5)
+    got, prompts, luck = whole(calibration_rms(tiny_base, torch.Generator().manual_seed(5))), list(tiny_base.card.calibration), torch.Generator().manual_seed(5)
     for some in (slice(0, 4), slice(4, 6)):
         text, noise = read(tiny_base, prompts[some]), torch.randn((1, 4, 16, 16), generator=luck)
         t = torch.full((len(prompts[some]),), 999)
         seen = attention_to_words(tiny_base, noise.expand(len(t), -1, -1, -1), t, text)
-        for name, a in seen.items():
+        for name, (_, a) in seen.items():
             wanted = torch.stack([feature_rms(x[None], b[None]) for x, b in zip(text.features, a)])
             assert got[name].shape == (6, 16) and torch.allclose(got[name][some], wanted, atol=1e-6)
 
 
 def test_a_bases_general_neurons_come_from_its_calibration_prompts_and_are_found_once(tiny_base):
-    rs, found = calibration_rms(tiny_base, torch.Generator().manual_seed(0)), select_general(tiny_base, 0.3, 0.6)
+    rs, found = whole(calibration_rms(tiny_base, torch.Generator().manual_seed(0))), whole(select_general(tiny_base, 0.3, 0.6))
     for name, mask in found.items():
         assert torch.equal(mask, general_mask(tiny_base.weights[name], rs[layer_of(name)], 0.3, 0.6)) and mask.any() and not mask.all()
-    assert select_general(tiny_base, 0.3, 0.6) is found is not select_general(tiny_base, 0.3, 0.6, seed=1)
+    assert whole(select_general(tiny_base, 0.3, 0.6)) is found is not whole(select_general(tiny_base, 0.3, 0.6, seed=1))
 
 
 def test_the_score_sees_the_images(tiny_base):

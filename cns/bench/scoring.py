@@ -24,7 +24,7 @@ SINGLE = ("a {}", "a photo of a {}", "a {} on a blue background", "a large {} on
 class Plan:
     """How much is drawn for a score."""
 
-    prompts: int = 2  # of `SINGLE`, for every concept after every step, 1 to 4
+    prompts: int = 4  # of `SINGLE`, for every concept after every step, 1 to 4
     seeds: int = 1  # pictures of each prompt
     drift: int = 12  # untaught prompts
     pairs: int = 6
