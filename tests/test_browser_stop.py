@@ -18,7 +18,7 @@ def slow(page):
     page.get_by_role("tab", name="Generate").click()
     page.locator("#prompt textarea").fill("a teapot")
     page.get_by_label("number input for Pictures").fill("8")
-    page.get_by_role("tabpanel", name="Generate").get_by_role("button", name="Advanced").click()
+    page.get_by_role("button", name="Advanced").click()
     page.get_by_label("number input for Steps").fill("100")
     page.get_by_label("number input for Steps").press("Tab")
 
@@ -53,6 +53,7 @@ def test_probes_and_the_forgetting_matrix_end_at_a_stop_and_keep_what_was_drawn(
     teach_ready(page, 5)
     if button == "#forgetting":
         pick(page, 7)
+        page.wait_for_function("() => document.querySelector('#name :is(input, textarea)').value !== 'rex'")
         press(page, "#teach")
         page.locator("#result", has_text="What I still remember").wait_for()
     page.get_by_role("tab", name="Inspect Neurons").click()
