@@ -44,7 +44,7 @@ def foreign():
 def drawn(tab, regions=(), strengths=None):
     """Generate on the page."""
     rows = [c for r in regions for c in (r["words"], ",".join(map(str, r["box"])))]
-    return tab.call("generated", False, "a house", None, None, 1, 0, strengths or {}, "", 2, 2.0, 60, 100, *rows, *[""] * (2 * LIMIT - len(rows)))
+    return tab.call("generated", False, None, "a house", None, None, 1, 0, strengths or {}, "", 2, 2.0, 60, 100, *rows, *[""] * (2 * LIMIT - len(rows)))
 
 
 def shell(capsys, *argv):

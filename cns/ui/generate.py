@@ -16,9 +16,9 @@ from ..variations import SWEEP, columns, usual
 from . import gpu, html, regions, temp
 from .common import Shared, spoken
 
-EXAMPLES = ("a small owl on a yellow background", "a teapot next to an owl, shaded style", "a large strawberry on a teal background")
+EXAMPLES = ("a fox on a beach", "a teapot next to an owl, shaded style", "a sailboat at night")
 GUIDANCE, STRENGTH, ANEW = "guidance", "strength of what the prompt names", "how much of a picture is drawn anew"
-SCENES = ("a {} on a teal background", "a small {} on a yellow background", "a {} next to a teapot")  # for what was just taught
+SCENES = ("a {} on a beach", "a {} at night", "a small {} on a yellow background")  # for what was just taught
 RENDER = "render"  # one at a time: Gradio lists a page's events while another part of it may add some
 
 

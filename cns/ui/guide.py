@@ -12,7 +12,7 @@ from .common import Shared
 
 STEPS = ("1. Teach a ready thing", "2. Draw it somewhere new", "3. See its neurons")
 LESSON = "rex"  # the ready thing of the first step
-PROMPT = "a {} on a teal background"
+PROMPT = "a {} on a beach"
 WORDS = '<p class="cns-note"><b>Try it in three steps</b></p>'
 HEAD = """<script>
 window.cnsBeen = () => { try { localStorage.setItem("cns-been", "yes"); } catch {} };
