@@ -129,9 +129,9 @@ def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys
 
 
 def test_a_pipeline_of_another_kind_is_refused_by_name(tmp_path, capsys):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
     assert main(["generate", "--base", str(tmp_path), "--prompt", "a", "--out", str(tmp_path)]) == 2
-    assert "is a `FluxPipeline`" in capsys.readouterr().err
+    assert "is a `KandinskyPipeline`" in capsys.readouterr().err
 
 
 def test_the_module_runs_from_a_shell():
