@@ -13,8 +13,8 @@ from cns.session import unpack
 
 @pytest.fixture(scope="module")
 def session(tiny_base):
-    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), response=0)
-    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first, response=0)
+    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), response=0, rate=0.1)  # so far that every probe shows in the picture
+    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first, response=0, rate=0.1)
 
 
 def test_every_probe_draws_and_leaves_the_base_bit_for_bit(tiny_base, session):
@@ -67,7 +67,7 @@ def test_zeros_are_zeros_while_drawing(tiny_base, session):
 
 
 def test_a_row_of_the_forgetting_matrix_is_the_session_as_it_was_then(tiny_base):
-    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), response=0)
+    first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), response=0, rate=0.1)  # so far that every probe shows in the picture
     both = taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first, response=0)
     assert probing.after(both, 1).tokens == ("<rex>",)
     before = snapshot(tiny_base)
