@@ -233,6 +233,18 @@ def tiny_base() -> Base:
 
 
 @pytest.fixture(scope="session")
+def rex(tiny_base) -> cns.Session:
+    """One thing taught to the tiny base; a session never changes."""
+    return taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
+
+
+@pytest.fixture(scope="session")
+def tom(tiny_base, rex) -> cns.Session:
+    """`rex`, and another thing after it."""
+    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), rex)
+
+
+@pytest.fixture(scope="session")
 def served(tiny_base, tmp_path_factory):
     """The app on the tiny base, served from this process; every test is a visitor of its own."""
     from cns.store import LocalStore

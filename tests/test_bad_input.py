@@ -6,7 +6,7 @@ import pytest
 from conftest import picture, taught, tiny_pipeline
 from gradio_client import Client, handle_file
 from test_cli import teach, tiny  # noqa: F401  a fixture
-from test_keeping import Visitor, app, rex  # noqa: F401  fixtures
+from test_keeping import Visitor, app  # noqa: F401  fixtures
 from test_push import hub  # noqa: F401  a fixture
 
 import cns

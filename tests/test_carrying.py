@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
-from test_keeping import Visitor, app, rex  # noqa: F401  fixtures
+from test_keeping import Visitor, app  # noqa: F401  fixtures
 from test_push import hub  # noqa: F401  a fixture
 from test_session import assert_same
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from test_architecture import FILES, imports
-from test_keeping import Visitor, app, rex  # noqa: F401  fixtures
+from test_keeping import Visitor, app  # noqa: F401  fixtures
 
 from cns.bench import ROOT
 from cns.ui import temp

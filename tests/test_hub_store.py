@@ -5,27 +5,15 @@ import os
 import time
 
 import pytest
-from conftest import picture, taught
 from hub import running
 from huggingface_hub import HfApi, constants
 from test_session import assert_same
 
-import cns
 from cns.store import HubStore, Version, archive
 from cns.store.hub import BATCH, HubRefuses
 from cns.store.versions import Owned, folder_name
 
 REPO, KEY, OTHER = "me/sessions", "0123456789abcdef" * 2, "f" * 32
-
-
-@pytest.fixture(scope="module")
-def rex(tiny_base):
-    return taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
-
-
-@pytest.fixture(scope="module")
-def tom(tiny_base, rex):
-    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), rex)
 
 
 @pytest.fixture

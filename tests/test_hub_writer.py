@@ -3,11 +3,9 @@
 import time
 
 import pytest
-from conftest import picture, taught
 from huggingface_hub.errors import HfHubHTTPError
 from test_hub_store import REPO, hub, opened, saved, until  # noqa: F401  fixtures
 
-import cns
 from cns.store import HubStore, LocalStore, open_store
 from cns.store.hub import INTERVAL, KEEP, LONGEST, TRIES, HubRefuses, explained, retry_after
 
@@ -25,11 +23,6 @@ def refused(status, kind=HfHubHTTPError, **headers):
     Exception.__init__(error, f"{status} for https://user:hf_secret@hub")
     error.response = Answer(status, **headers) if status else None
     return error
-
-
-@pytest.fixture(scope="module")
-def rex(tiny_base):
-    return taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,14 @@ import zipfile
 from dataclasses import replace
 
 import pytest
-from conftest import picture, taught
+from conftest import picture
 
-import cns
 from cns.store import Draft, LocalStore, State, pack, unpack
 from cns.store.archive import MAX_HEADER, digest
 from cns.ui import gpu, html, keeping, teach
 from cns.ui.common import NO_STORE, keep_session, mark
 
 KEY = "0123456789abcdef" * 2
-
-
-@pytest.fixture(scope="module")
-def rex(tiny_base):
-    return taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
 
 
 def renamed(session, name):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import picture, taught, tiny_tokenizer
 from gradio_client import Client
-from test_keeping import Visitor, app, rex  # noqa: F401  fixtures
+from test_keeping import Visitor, app  # noqa: F401  fixtures
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 import cns
@@ -18,7 +18,7 @@ from cns.store import pack
 
 
 @pytest.fixture(scope="module")
-def both(tiny_base, rex):  # noqa: F811
+def both(tiny_base, rex):
     return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), rex)
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from conftest import picture, taught
 from hub import running
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -16,11 +15,6 @@ from cns.__main__ import main
 from cns.store.push import HOW, card, client, own_token, push
 
 REPO = "me/rex"
-
-
-@pytest.fixture(scope="module")
-def rex(tiny_base):
-    return taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from conftest import CHROMIUM, MINUTES
 from huggingface_hub import HfApi, constants
 from test_hub_store import until
-from test_keeping import Visitor, renamed, rex  # noqa: F401  a fixture
+from test_keeping import Visitor, renamed
 from test_people import hub, people  # noqa: F401  a fixture
 
 from cns.store import Draft, HubStore, LocalStore, pack
@@ -77,7 +77,7 @@ class Page(Visitor):
         return Page(self.demo, cookie, self.text, self.before)
 
 
-def test_what_a_visitor_taught_before_he_signed_in_is_his_by_name_on_every_device(space, rex):  # noqa: F811
+def test_what_a_visitor_taught_before_he_signed_in_is_his_by_name_on_every_device(space, rex):
     visitor = Page(space)
     visitor.load()
     key = visitor.text
@@ -96,7 +96,7 @@ def test_what_a_visitor_taught_before_he_signed_in_is_his_by_name_on_every_devic
     assert back.text == "@session-1" and back.call("mine", back.text)[1]["choices"] == [["session-1", "session-1"]]  # copied once
 
 
-def test_what_is_deleted_from_the_account_does_not_come_back_and_what_is_new_does(space, rex):  # noqa: F811
+def test_what_is_deleted_from_the_account_does_not_come_back_and_what_is_new_does(space, rex):
     page = Page(space)
     page.load()
     page.take(rex)
@@ -112,7 +112,7 @@ def test_what_is_deleted_from_the_account_does_not_come_back_and_what_is_new_doe
     assert "&lt;max&gt; dog" in page.load()
 
 
-def test_nobody_else_opens_changes_or_lists_a_named_session(space, rex, tiny_base):  # noqa: F811
+def test_nobody_else_opens_changes_or_lists_a_named_session(space, rex, tiny_base):
     ann, bob = Page(space, space.cookie("ann")), Page(space, space.cookie("bob"))
     for page in (ann, bob):
         page.load()
@@ -137,7 +137,7 @@ def people_id(name: str) -> str:
     return hashlib.sha256(f"hf_oauth_{name}".encode()).hexdigest()[:24]
 
 
-def test_sessions_are_begun_by_name_and_opened_and_a_key_opens_a_copy(space, rex):  # noqa: F811
+def test_sessions_are_begun_by_name_and_opened_and_a_key_opens_a_copy(space, rex):
     ann, visitor = Page(space, space.cookie("ann")), Page(space)
     for page in (ann, visitor):
         page.load()
@@ -183,7 +183,7 @@ def test_a_hub_that_cannot_be_asked_closes_the_session_for_a_while_and_forgets_n
     assert bob.text == "@session-1"
 
 
-def test_a_token_that_a_caller_sends_along_is_not_taken(space, rex):  # noqa: F811
+def test_a_token_that_a_caller_sends_along_is_not_taken(space, rex):
     """Another app may have it from him."""
     ann = Page(space, space.cookie("ann"))
     ann.load()
@@ -271,7 +271,7 @@ def test_free_names():
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's `chromium`")
-def test_in_a_browser_the_button_signs_in_and_out(space, rex, browser, tmp_path):  # noqa: F811
+def test_in_a_browser_the_button_signs_in_and_out(space, rex, browser, tmp_path):
     space.cookie("ann")
     file = tmp_path / "rex.safetensors"
     file.write_bytes(pack(rex))

@@ -28,16 +28,6 @@ from cns.ui.keeping import received
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
 
 
-@pytest.fixture(scope="module")
-def rex(tiny_base):
-    return taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
-
-
-@pytest.fixture(scope="module")
-def tom(tiny_base, rex):
-    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), rex)
-
-
 @pytest.fixture
 def store(tmp_path):
     return LocalStore(tmp_path)

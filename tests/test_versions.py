@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 
 import pytest
-from conftest import picture, taught
 
 import cns
 from cns import files
@@ -13,16 +12,6 @@ from cns.store.versions import EMPTY, UTC, content_of, is_key, origins, stamp
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
 NAME = "20261124T192142123Z-00000000000000aa-00000000000000bb-teach-rex.safetensors"
-
-
-@pytest.fixture(scope="module")
-def rex(tiny_base):
-    return taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
-
-
-@pytest.fixture(scope="module")
-def tom(tiny_base, rex):
-    return taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), rex)
 
 
 def test_a_name_says_when_what_and_from_what():
