@@ -104,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("concepts", "length of the stream"), ("seeds", "how many"), ("orders", "of the stream"), ("steps", "to teach a concept")):
         sub.add_argument(f"--{name}", type=int, metavar="N", help=text)
     _measured(sub)
+    sub = kinds.add_parser("ablations", help="CNS with one thing changed at a time, over a short stream; goes on where it stopped")
+    sub.add_argument("--variants", nargs="+", metavar="NAME", help="in quotes, such as \"values only\" (default: all)")
+    sub.add_argument("--concepts", type=int, metavar="N", help="length of the stream")
+    sub.add_argument("--steps", type=int, metavar="N", help="to teach a concept")
+    _measured(sub)
     sub = kinds.add_parser("search", help="the search for each baseline's learning rate, on things that `continual` does not use")
     sub.add_argument("--methods", nargs="+", metavar="NAME", help="default: all")
     sub.add_argument("--steps", type=int, metavar="N", help="to teach a concept")
@@ -356,6 +361,10 @@ def _bench(args):
         from .bench.continual import continual
 
         continual(args)
+    elif args.what == "ablations":
+        from .bench.ablations import ablations
+
+        ablations(args)
     elif args.what == "search":
         from .bench.search import run
 

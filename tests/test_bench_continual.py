@@ -38,7 +38,7 @@ def test_naive_fine_tuning_forgets_and_cns_does_not(starter, monkeypatch):
     plan = replace(QUICK.plan, drift=4, pairs=1, triples=1)
     lost = {}
     for name in ("cns", "finetune_kv"):
-        raw, _ = unit(starter, name, stream(QUICK.concepts, 0), plan, 0, 30)
+        raw, _ = unit(starter, method(name, starter, steps=30), stream(QUICK.concepts, 0), plan)
         lost[name] = report.scores(raw)
     print({n: {k: round(v, 4) for k, v in s.items()} for n, s in lost.items()})
     assert lost["cns"]["forgetting"] < 0.5 * lost["finetune_kv"]["forgetting"]

@@ -1,6 +1,7 @@
-"""Measuring: what things cost on this machine (`speed`, `store`), and what the method is worth beside the others (`continual`, `multi`)."""
+"""Measuring: what things cost on this machine (`speed`, `store`), and what the method is worth beside the others (`continual`, `multi`) and its parts (`ablations`)."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def ready_concepts(limit: int) -> list[Concept]:
 
 def requested(args, what: str, names: tuple[str, ...], start):
     """(`start` with what the shell's `args` say of `names`, the command that asks for it)."""
-    chosen = {n: tuple(v) if n == "methods" else v for n in names if (v := getattr(args, n)) is not None}
-    said = [f"--{k} {' '.join(v) if k == 'methods' else v}" for k, v in chosen.items()] + ["--quick"] * args.quick
+    chosen = {n: tuple(v) if isinstance(v, list) else v for n in names if (v := getattr(args, n)) is not None}
+    said = [f"--{k} {shlex.join(v) if isinstance(v, tuple) else v}" for k, v in chosen.items()] + ["--quick"] * args.quick
     return replace(start, **chosen), " ".join([f"python -m cns bench {what}", *said])
 
 

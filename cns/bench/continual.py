@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..base import load_base
 from ..baselines import METHODS, method
+from ..baselines.methods import Joint, Method
 from ..concept import Concept
 from . import ROOT, concept_in, report, requested
 from .scoring import Eyes, Plan, draw, drift, multi, single, untaught
@@ -58,22 +59,21 @@ def stream(count: int, order: int) -> list[Concept]:
     return [concept_in(next(f for f in (ROOT / "assets/concepts" / n, ROOT / "assets/bench" / n) if f.is_dir())) for n in names]
 
 
-def unit(base, name: str, concepts: list[Concept], plan: Plan, seed: int, steps: int | None, tick=lambda: None, **changes):
-    """(raw scores of one run, the first concept's pictures by step). `matrix[k][j]`: concept j after step k; `changes` to the settings."""
-    eyes, way = Eyes(base, concepts), method(name, base, seed=seed, **({"steps": steps} if steps else {}), **changes)
+def unit(base, way: Method, concepts: list[Concept], plan: Plan, tick=lambda: None):
+    """(raw scores of one run of a fresh learner, the first concept's pictures by step). `matrix[k][j]`: concept j after step k."""
+    eyes, seed = Eyes(base, concepts), way.settings.seed
     before = draw(base, untaught(base, plan), {}, [seed + i for i in range(plan.drift)], plan.steps)
     began, matrix, sizes, teach_s, fusion_s, shown = time.monotonic(), [], [], [], [], {}
     for k, concept in enumerate(concepts, 1):
         start = time.monotonic()
-        if name == "joint":
-            if k == len(concepts):
-                way.teach_all(concepts)  # type: ignore[attr-defined]
-        else:
+        if not isinstance(way, Joint):
             way.teach(concept)
+        elif k == len(concepts):
+            way.teach_all(concepts)
         teach_s.append(time.monotonic() - start)
         fusion_s.append(way.fusion_s)
         sizes.append(way.bytes())
-        if name != "joint" or k == len(concepts):
+        if not isinstance(way, Joint) or k == len(concepts):
             new = concepts[k - 1 : k] if way.apart else concepts[:k]
             scores, pictures = single(base, way, eyes, new, plan, seed)
             matrix.append({**(matrix[-1] if way.apart and matrix else {}), **scores})
@@ -81,8 +81,7 @@ def unit(base, name: str, concepts: list[Concept], plan: Plan, seed: int, steps:
                 shown[k] = pictures.get(concepts[0].name) or shown[1]
         tick()
     ends = {e: {} for e in eyes.encoders}
-    parts = [drift(base, way, eyes, plan, seed, before)] if name not in ("lora_solo", "solo") else []
-    for part in parts + ([multi(base, way, eyes, concepts, plan, seed)] if way.together else []):
+    for part in (drift(base, way, eyes, plan, seed, before), multi(base, way, eyes, concepts, plan, seed)) if way.together else ():
         for eye, values in part.items():
             ends[eye] |= values
     raw = {
@@ -93,34 +92,44 @@ def unit(base, name: str, concepts: list[Concept], plan: Plan, seed: int, steps:
     return raw, shown
 
 
-def _key(base, run: Run, name: str, seed: int, order: int) -> dict:
-    settings = method(name, base, seed=seed, **({"steps": run.steps} if run.steps else {})).settings_read()
-    return {"method": name, "base": base.revision, "concepts": run.concepts, "seed": seed, "order": order, "plan": asdict(run.plan), "settings": settings}
+def _way(base, run: Run, name: str, seed: int) -> Method:
+    return method(name, base, seed=seed, **({"steps": run.steps} if run.steps else {}))
+
+
+def _key(base, run: Run, name: str, seed: int, order: int, themselves: dict[str, float]) -> dict:
+    """All that a unit's scores depend on; what the things' own pictures score tells one pair of eyes from another."""
+    key = {"method": name, "base": base.revision, "eyes": {k: round(v, 4) for k, v in themselves.items()}, "concepts": run.concepts, "seed": seed}
+    return json.loads(json.dumps({**key, "order": order, "plan": asdict(run.plan), "settings": _way(base, run, name, seed).settings_read()}))
+
+
+def finished(folder: Path) -> list[dict]:
+    """Units that were run before: those in `folder`/continual.json and those in `folder`/runs."""
+    result, runs = folder / "continual.json", sorted((folder / "runs").glob("*.json"))
+    return (json.loads(result.read_text())["raw"] if result.exists() else []) + [json.loads(f.read_text()) for f in runs]
 
 
 def run_all(base, run: Run, folder: Path, command: str) -> dict:
-    """Run what is missing in `folder`/runs, then write `continual.json`, the table and the plots to `folder`."""
+    """Run what was not run before, then write `continual.json`, the table and the plots to `folder`."""
     units = [(s, o, m) for s in range(run.seeds) for o in range(run.orders) for m in run.methods]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    done, concepts = [], stream(run.concepts, 0)
+    done, concepts, before = [], stream(run.concepts, 0), finished(folder)
     themselves = Eyes(base, concepts).themselves(concepts)
     with tqdm(total=len(units) * run.concepts, unit="concept") as bar:
         for seed, order, name in units:
-            file, key = folder / "runs" / f"{name}-{run.concepts}-s{seed}-o{order}.json", _key(base, run, name, seed, order)
+            file, key = folder / "runs" / f"{name}-{run.concepts}-s{seed}-o{order}.json", _key(base, run, name, seed, order, themselves)
             bar.set_postfix_str(file.stem)
-            kept = json.loads(file.read_text()) if file.exists() else {}
-            if kept.get("key") == json.loads(json.dumps(key)):
+            kept = next((u for u in before if u["key"] == key), None)
+            if kept:
                 bar.update(run.concepts)
             else:
-                raw, shown = unit(base, name, stream(run.concepts, order), run.plan, seed, run.steps, bar.update)
+                raw, shown = unit(base, _way(base, run, name, seed), stream(run.concepts, order), run.plan, bar.update)
                 kept = json.loads(json.dumps({"key": key, "raw": raw}))
                 if seed == order == 0:
                     _strip(shown).save(file.with_suffix(".png"))
                 file.write_text(json.dumps(kept) + "\n")
             done.append(kept)
-            versions = {"python": platform.python_version(), **{p: version(p) for p in ("torch", "diffusers", "transformers", "peft")}}
-            result = report.write(folder, done, themselves, {"command": command, "versions": versions, "base": base.revision, "run": asdict(run)})
-    return result
+    versions = {"python": platform.python_version(), **{p: version(p) for p in ("torch", "diffusers", "transformers", "peft")}}
+    return report.write(folder, done, themselves, {"command": command, "versions": versions, "base": base.revision, "run": asdict(run)})
 
 
 def _strip(shown: dict[int, Image.Image]) -> Image.Image:

@@ -65,7 +65,8 @@ def write(folder: Path, units: list[dict], themselves: dict[str, float], about: 
     (folder / "continual.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "continual.md").write_text(f"`{about['command']}`, runs: {result['runs']}\n\n" + table(result["summary"]))
     over_stream(units).savefig(folder / "continual.png", dpi=110)
-    if strips := {u["key"]["method"]: f for u in units if (f := folder / "runs" / f"{u['key']['method']}-{u['key']['concepts']}-s0-o0.png").exists()}:
+    strips = {u["key"]["method"]: folder / "runs" / f"{u['key']['method']}-{u['key']['concepts']}-s0-o0.png" for u in units}
+    if all(f.exists() for f in strips.values()):  # the pictures of runs that are only known by their scores are not at hand
         strip(strips).save(folder / "strip.png")
     return result
 

@@ -23,7 +23,7 @@ def search(base, names: tuple[str, ...], steps: int | None) -> dict[str, dict[fl
             own, key = (settings.token_rate, "token_rate") if name == "token_only" else (settings.rate, "rate")
             for factor in FACTORS:
                 bar.set_postfix_str(f"{name} {key} {factor * own:g}")
-                raw, _ = unit(base, name, concepts, LOOK, 0, steps, bar.update, **{key: factor * own})
+                raw, _ = unit(base, method(name, base, **{key: factor * own}, **({"steps": steps} if steps else {})), concepts, LOOK, bar.update)
                 found.setdefault(name, {})[factor * own] = scores(raw)
     return found
 
