@@ -125,6 +125,18 @@ def test_a_stage_resumes_exactly(name, tmp_path, monkeypatch):
     assert any(not torch.equal(p, before[k].state_dict()[n]) for k, m in first.models.items() for n, p in m.state_dict().items())
 
 
+def test_the_decoder_alone_is_trained_on_both_worlds_and_the_encoder_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("cns.starter.art.load", lambda work: drawings())
+    monkeypatch.setattr(train, "BATCH", {**train.BATCH, "ae": 2})
+    stage = train.STAGES["decoder"](tmp_path, "cpu", 0)
+    before = copy.deepcopy(stage.models["ae"].state_dict())
+    for _ in range(2):
+        stage.advance()
+    stage.save()
+    changed = {n.split(".")[0] for n, w in train.trained(tmp_path, "ae").items() if not torch.equal(w, before[n])}
+    assert changed == {"decoder", "post_quant_conv"} and [w.wide for w in stage.worlds] == [True, False]
+
+
 def test_without_a_checkpoint_a_stage_goes_on_from_the_committed_weights_or_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("cns.starter.art.load", lambda work: drawings())
     committed = train.trained(tmp_path, "ae")

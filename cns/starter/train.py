@@ -1,9 +1,10 @@
 """Scenes in, checkpoints out: the stages of the starter's training, each resumable and bounded by `--minutes`.
 
-    ae     autoencoder on the wide world
-    clip   contrastive training, picture to caption and picture to picture, on the wide and the small world in turn
-    judge  the same for a second CLIP, of other size and seed, that only measures
-    unet   latent diffusion on the small world, text encoder from the CLIP and trained along
+    ae       autoencoder on the wide world
+    clip     contrastive training, picture to caption and picture to picture, on the wide and the small world in turn
+    judge    the same for a second CLIP, of other size and seed, that only measures
+    unet     latent diffusion on the small world, text encoder from the CLIP and trained along
+    decoder  the autoencoder's decoder alone, on both worlds: once a U-Net draws latents, the encoder has to stay
 
 A stage keeps `WORK/<stage>.pt`: weights, their moving average (EMA), optimizer state, step and random states. Without one
 it goes on from the weights in `assets/starter`, if they are there, with a fresh optimizer; `--anew` starts from nothing.
@@ -126,17 +127,28 @@ class Autoencoder(Stage):
     name = "ae"
 
     def build(self):
-        self.world = World(self.drawings, wide=True)
+        self.worlds = [World(self.drawings, wide=True)]
         return {"ae": nets.autoencoder().to(memory_format=torch.channels_last)}
 
     def loss(self, rng):
-        scenes, _ = self.world.batch(BATCH["ae"], rng)
+        scenes, _ = self.worlds[self.step % len(self.worlds)].batch(BATCH["ae"], rng)
         x = self.pixels(scenes)  # whole scenes: the group norms must see in training what they see in use
         posterior = self.models["ae"].encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
         z = posterior.sample()
         blur = 0.15 * torch.rand(len(z), 1, 1, 1, device=z.device) * z.std().detach()  # diffusion leaves noise: decode through it
         out = self.models["ae"].decode(z + blur * torch.randn_like(z)).sample
         return F.mse_loss(out.float(), x) + 0.2 * F.l1_loss(out.float(), x) + 2e-7 * posterior.kl().mean()
+
+
+class Decoder(Autoencoder):
+    """Goes on from the autoencoder's checkpoint and writes it; its encoder stays as it is."""
+
+    def build(self):
+        built = super().build()
+        self.worlds.append(World(self.drawings))
+        for part in (built["ae"].encoder, built["ae"].quant_conv):
+            part.requires_grad_(False)
+        return built
 
 
 class Clip(Stage):
@@ -257,4 +269,4 @@ def latent_scale(ae, world, count=256) -> float:
     return 1 / ae.encode(x.to(device)).latent_dist.mean.std().item()
 
 
-STAGES = {s.name: s for s in (Autoencoder, Clip, Judge, Unet)}
+STAGES = {s.name: s for s in (Autoencoder, Clip, Judge, Unet)} | {"decoder": Decoder}
