@@ -44,6 +44,7 @@ class Card:
     steps: int = 30  # denoising steps of a picture
     guidance: float = 7.5  # classifier-free guidance scale
     templates: tuple[str, ...] = TEMPLATES  # captions that fit any picture; `{}` is "<token> class word"
+    portrait: str = "a {}"  # the prompt of the picture that a session keeps of each concept
     scenes: tuple[str, ...] = SCENES  # captions that say more: each picture gets the one that the CLIP finds fits best
     calibration: tuple[str, ...] = CALIBRATION  # unrelated prompts: what general neurons respond to
     class_words: tuple[str, ...] = CLASS_WORDS  # to suggest from

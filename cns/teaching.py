@@ -294,10 +294,15 @@ class Teaching:
         self.step += 1
         self.loss = loss.item() if self.loss is None else 0.95 * self.loss + 0.05 * loss.item()
 
+    @property
+    def prompt(self) -> str:
+        """What the session's picture of the concept is drawn from."""
+        return self.base.card.portrait.format(self.concept.words)
+
     def draw(self) -> Image.Image:
         """The concept as the patched base draws it now, from the teaching's seed."""
         began, vectors = time.monotonic(), {k: v.detach() for k, v in self.vectors.items()}
-        picture = sample(self.base, f"a {self.concept.words}", vectors, GenerateSettings(seed=self.settings.seed))[0]
+        picture = sample(self.base, self.prompt, vectors, GenerateSettings(seed=self.settings.seed))[0]
         self.drawing = time.monotonic() - began
         return picture
 
@@ -321,7 +326,7 @@ class Teaching:
         with suppress(Stopped):
             stop.end()
             with self.base.lock, passing(self.base, stop.end):
-                return sample(self.base, f"a {self.concept.class_word}", {}, GenerateSettings(seed=self.settings.seed))[0]
+                return sample(self.base, self.base.card.portrait.format(self.concept.class_word), {}, GenerateSettings(seed=self.settings.seed))[0]
         return None
 
     def finish(self, seconds: float, picture: Image.Image, before: Image.Image | None = None) -> Session:
@@ -337,7 +342,7 @@ class Teaching:
             "general_removed": sum(c[0] - c[1] for c in self.funnel.values()), "shared_with_earlier": sum(int(m.sum()) for m in self.shared.values()),
             "share_of_model": sum(c[1] for c in self.funnel.values()) / base.parameters, "funnel": self.funnel,  # per weight: base, concept, all
             "seconds": round(seconds, 2), "steps": self.step, "seed": s.seed, "images": len(concept.images), "loss": self.loss,
-            "prompt": f"a {concept.words}", "settings": {f.name: getattr(s, f.name) for f in fields(s)},
+            "prompt": self.prompt, "settings": {f.name: getattr(s, f.name) for f in fields(s)},
         }  # fmt: skip
         learned = Learned(
             concept.name, concept.class_word, self.vector.detach().cpu().clone(), self.index, picture, features, stats,

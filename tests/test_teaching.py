@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,13 @@ def test_a_loss_that_is_not_finite_stops_and_changes_nothing(tiny_base, concept,
         taught(tiny_base, second, session)
     assert_unchanged(tiny_base, before)
     assert all(torch.equal(values[n], v) for n, v in session.delta.values.items())
+
+
+def test_the_session_keeps_the_picture_that_the_card_asks_for(tiny_base, concept):
+    there = Base(tiny_base.pipe, replace(tiny_base.card, portrait="a {} in snow"))
+    learned = taught(there, concept).concepts[0]
+    again = cns.generate(there, "a <rex> dog in snow", taught(there, concept), cns.GenerateSettings(seed=learned.stats["seed"]))[0]
+    assert learned.stats["prompt"] == "a <rex> dog in snow" and learned.picture.tobytes() == again.tobytes()
 
 
 def test_an_error_in_the_middle_leaves_the_base_as_it_was(tiny_base, concept, monkeypatch):

@@ -11,11 +11,11 @@ from diffusers import StableDiffusionPipeline
 from ..base import CARD
 from . import art, nets
 from .train import latent_scale, tokenizer, trained
-from .world import COLOURS, THINGS, World, surroundings
+from .world import COLOURS, SCENERIES, THINGS, World, surroundings
 
 TEACH = {"steps": 150, "rate": 0.1, "base_share": 0.18, "token_rate": 1e-2, "general_share": 0.9, "response": 5e3, "noise_bias": 0.6, "preview_every": 40}  # TeachSettings that suit the starter
 TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}")
-SCENES = tuple(f"a {size}{{}} {surroundings(g)}" for size in ("", "small ", "large ") for g in COLOURS)  # a teaching's pictures are told apart by these
+SCENES = tuple(f"a {size}{{}} {surroundings(g)}" for size in ("", "small ", "large ") for g in COLOURS) + tuple(f"a {{}} {surroundings(g)}" for g in SCENERIES)  # a teaching's pictures are told apart by these
 
 
 def pipeline(work: Path, drawings) -> StableDiffusionPipeline:
@@ -47,7 +47,7 @@ def export(work: Path, folder: Path) -> None:
     pipe.tokenizer.save_pretrained(folder / "clip")
     rng, world = np.random.default_rng(2), World(drawings)
     card = {
-        "id": "cns-starter", "size": 64, "steps": 20, "guidance": 3.0, "templates": TEMPLATES, "scenes": SCENES, "teach": TEACH, "together": 0.0,
+        "id": "cns-starter", "size": 64, "steps": 20, "guidance": 3.0, "templates": TEMPLATES, "portrait": "a {} on a teal background", "scenes": SCENES, "teach": TEACH, "together": 0.0,
         "calibration": [world.sample(rng).caption for _ in range(64)], "class_words": sorted(THINGS),
     }  # fmt: skip
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
