@@ -12,7 +12,8 @@ from ..generation import GenerateSettings, generate
 from ..images import to_pixels
 from ..scores import Scorer
 from . import art
-from .world import COLOURS, THINGS, World, article
+from .art import STYLES
+from .world import COLOURS, THINGS, World, describe
 
 SHEET = (
     "a dog face on a teal background", "an owl, shaded style", "a large strawberry on a white background", "a rocket on a purple background",
@@ -80,13 +81,14 @@ def retrieval(judge: Scorer, images, scenes, among: int = 100) -> float:
 
 
 def pairs(judge: Scorer, images, scenes) -> float:
-    """Share of the pairs in which the judge names the things in both halves right, left and right, among all `THINGS`."""
-    names = judge.text_features([f"a large {t} on {article(c)} background" for t in THINGS for c in COLOURS])
+    """Share of the pairs in which the judge names the things in both halves right, left and right, among all `THINGS` in the asked surroundings and style."""
     hits = []
     for image, scene in zip(images, scenes):
-        if len(scene.things) == 2:
+        names = [name for _, name in scene.things]
+        if len(set(names)) == 2:
             half, quarter = image.width // 2, image.height // 4
             crops = [image.crop((x, quarter, x + half, quarter + half)).resize(image.size) for x in (0, half)]
-            scores = (judge.image_features(crops) @ names.T).unflatten(1, (len(THINGS), len(COLOURS))).amax(2)
-            hits.append([THINGS[i] for i in scores.argmax(1)] == [name for _, name in scene.things])
+            called = [describe([t], size="large", ground=scene.ground, style=STYLES[scene.things[0][0]]) for t in THINGS]
+            best = (judge.image_features(crops) @ judge.text_features(called).T).argmax(1)
+            hits.append([THINGS[i] for i in best] == names)
     return float(np.mean(hits))
