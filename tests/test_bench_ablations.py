@@ -18,7 +18,7 @@ def counts(masks):
 
 
 def test_random_neurons_are_as_many_in_all_or_in_each_matrix():
-    anywhere, within = random_anywhere(None, MASKS), random_within(None, MASKS)
+    anywhere, within = random_anywhere(MASKS), random_within(MASKS)
     assert sum(counts(anywhere)) == sum(counts(MASKS)) and counts(within) == counts(MASKS)
     assert any(not torch.equal(within[n], m) for n, m in MASKS.items()) and [m.shape for m in anywhere.values()] == [m.shape for m in MASKS.values()]
 
@@ -26,12 +26,12 @@ def test_random_neurons_are_as_many_in_all_or_in_each_matrix():
 def test_whole_rows_are_those_with_most_chosen_entries():
     mask = torch.zeros(4, 8, dtype=torch.bool)
     mask[1, :6], mask[3, :5], mask[0, :4], mask[2, :1] = True, True, True, True
-    (rows,) = whole_rows(None, {"w": mask}).values()
+    (rows,) = whole_rows({"w": mask}).values()
     assert rows.all(1).tolist() == [False, True, False, True] and int(rows.sum()) == 16
 
 
 def test_only_values_leaves_the_keys_alone():
-    masks = only("to_v")(None, MASKS)
+    masks = only("to_v")(MASKS)
     assert counts(masks) == [0, int(MASKS["a.to_v.weight"].sum())]
 
 

@@ -27,7 +27,7 @@ Masks = dict[str, Tensor]
 HEADS = {"clip_i": "CLIP-I", "judge_i": "second CLIP", "clip_t": "CLIP-T", "forgetting": "forgetting", "drift": "drift"}
 
 
-def random_anywhere(base, masks: Masks) -> Masks:
+def random_anywhere(masks: Masks) -> Masks:
     """As many entries, drawn from all matrices together."""
     sizes = [m.numel() for m in masks.values()]
     flat = torch.zeros(sum(sizes), dtype=torch.bool)
@@ -35,13 +35,13 @@ def random_anywhere(base, masks: Masks) -> Masks:
     return {n: part.view(masks[n].shape) for n, part in zip(masks, flat.split(sizes))}
 
 
-def random_within(base, masks: Masks) -> Masks:
+def random_within(masks: Masks) -> Masks:
     """As many entries in each matrix."""
     luck = torch.Generator().manual_seed(0)
     return {n: m.flatten()[torch.randperm(m.numel(), generator=luck)].view(m.shape) for n, m in masks.items()}
 
 
-def whole_rows(base, masks: Masks) -> Masks:
+def whole_rows(masks: Masks) -> Masks:
     """In each matrix the rows with most chosen entries, all of their columns, about as many entries in all."""
     out = {}
     for n, m in masks.items():
@@ -51,9 +51,9 @@ def whole_rows(base, masks: Masks) -> Masks:
     return out
 
 
-def only(projection: str) -> Callable[..., Masks]:
+def only(projection: str) -> Callable[[Masks], Masks]:
     """Chosen entries of keys, or of values, alone."""
-    return lambda base, masks: {n: m if f".{projection}." in n else torch.zeros_like(m) for n, m in masks.items()}
+    return lambda masks: {n: m if f".{projection}." in n else torch.zeros_like(m) for n, m in masks.items()}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Variant:
     """One row: what is changed of CNS as shipped."""
 
     changes: dict = field(default_factory=dict)  # settings
-    choose: Callable[..., Masks] | None = None  # other neurons
+    choose: Callable[[Masks], Masks] | None = None  # other neurons
     calibration: int | None = None  # number of calibration prompts
 
 
