@@ -39,7 +39,7 @@ class Stage:
     build: Callable[[], dict[str, torch.nn.Module]]
     loss: Callable[[np.random.Generator], torch.Tensor]
 
-    def __init__(self, work: Path, device: str, seed: int, anew: bool):
+    def __init__(self, work: Path, device: str, seed: int, anew: bool = False):
         self.work, self.device, self.seed = work, device, seed
         self.drawings = art.load(work)
         self.tok = tokenizer(work, self.drawings, anew)
