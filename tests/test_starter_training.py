@@ -1,6 +1,10 @@
 """The starter's world and training, on drawings made up here: no art package is needed."""
 
 import copy
+import io
+import json
+import os
+import tarfile
 
 import numpy as np
 import pytest
@@ -9,9 +13,9 @@ from PIL import Image
 
 import cns
 from cns.scores import Scorer
-from cns.starter import train
+from cns.starter import art, train
 from cns.starter.__main__ import main as shell
-from cns.starter.art import SIZES, STYLES, Drawings, plain
+from cns.starter.art import HELD_OUT, SIZES, STYLES, Drawings, plain
 from cns.starter.concepts import SIDE, compose
 from cns.starter.evaluate import SHEET, nearest, pairs
 from cns.starter.export import export
@@ -86,6 +90,69 @@ def test_a_scene_like_another_shows_the_same(world):
     rng = np.random.default_rng(6)
     for scene in [world.sample(rng) for _ in range(200)]:
         assert world.sample(rng, scene).shown == scene.shown
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """An `npm` whose packages all hold one dog face, a disc that is larger in later versions; the names of those that were fetched."""
+    shelf = tmp_path / "registry"
+    shelf.mkdir()
+    for major in (1, 2, 17):
+        disc = f'<circle cx="8" cy="8" r="{3 + major % 4}" fill="red"/><circle cx="8" cy="8" r="7.9" fill="blue" fill-opacity="0.2"/>'
+        files = {
+            "package.json": {"version": f"{major}.4.0"}, "chars.json": {"1f436": "dog-face"}, "icons.json": {"icons": {"dog-face": {"body": disc}}},
+            "en/data.json": [{"label": "dog face", "hexcode": "1F436", "group": art.GROUPS[0], "tags": ["pet"]}],
+        }  # fmt: skip
+        with tarfile.open(shelf / f"{major}.tgz", "w:gz") as tar:
+            for name, content in files.items():
+                about = tarfile.TarInfo(f"package/{name}")
+                about.size = len(body := json.dumps(content).encode())
+                tar.addfile(about, io.BytesIO(body))
+    (shelf / "npm").write_text(f'#!/bin/sh\necho "$3" >> {shelf}/asked\ncp "{shelf}/${{3##*@}}.tgz" . && echo "${{3##*@}}.tgz"\n')
+    (shelf / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shelf}:{os.environ['PATH']}")
+    return lambda: (shelf / "asked").read_text().split()
+
+
+def test_a_cache_of_drawings_that_was_made_for_something_else_is_made_anew(tmp_path, monkeypatch, capsys, registry):
+    pytest.importorskip("resvg_py", reason="nothing draws SVG: pip install -r tests/requirements.txt")
+    work, cache = tmp_path / "work", tmp_path / "work" / "drawings.npz"
+
+    def loaded(sets=(*STYLES, HELD_OUT), sizes=SIZES):
+        found = art.load(work)
+        assert found.names == ("dog face",) and found.tags == {"dog face": ("pet",)} and {s for s, _ in found.sprites[""]} == {*sets}
+        assert {size: sprites["noto", "dog face"].shape for size, sprites in found.sprites.items()} == {n: (side, side, 4) for n, side in sizes.items()}
+        return found, capsys.readouterr().out
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(art, "SIZES", {n: side for n, side in SIZES.items() if n != "three"})
+        assert loaded(sizes=art.SIZES)[1] == ""
+    (first, said), packages = loaded(), registry()
+    assert said == f"`{cache}` was made for other sizes, art sets or versions: it is made anew\n"
+    made = cache.stat().st_mtime_ns
+    assert loaded()[1] == "" and cache.stat().st_mtime_ns == made and len(registry()) == len(packages) == len(art.VERSION)  # as it is: nothing is made or fetched
+    changes = (
+        ("SIZES", {**SIZES, "large": 50}, {"sizes": {**SIZES, "large": 50}}), ("HELD_OUT", "noto", {"sets": STYLES}),
+        ("VERSION", {**art.VERSION, "@iconify-json/noto": "2"}, {}),
+    )  # fmt: skip
+    for name, value, wanted in changes:
+        with monkeypatch.context() as later:
+            later.setattr(art, name, value)
+            found, said = loaded(**wanted)
+            assert "made anew" in said and loaded(**wanted)[1] == ""
+    assert registry()[len(packages) :] == ["@iconify-json/noto@2"] and not np.array_equal(found.sprites[""]["noto", "dog face"], first.sprites[""]["noto", "dog face"])
+    assert not [*work.glob("*.part*")]
+
+
+def test_a_cache_from_before_versions_were_noted_is_read(tmp_path, registry):
+    pytest.importorskip("resvg_py", reason="nothing draws SVG: pip install -r tests/requirements.txt")
+    art.load(tmp_path)
+    with np.load(tmp_path / "drawings.npz") as z:
+        content = dict(z)
+    index = json.loads(str(content.pop("index")))
+    np.savez(tmp_path / "drawings.npz", index=json.dumps({k: v for k, v in index.items() if k != "versions"}), **content)
+    made = (tmp_path / "drawings.npz").stat().st_mtime_ns
+    assert art.load(tmp_path).names == ("dog face",) and (tmp_path / "drawings.npz").stat().st_mtime_ns == made
 
 
 def test_a_tinted_drawing_keeps_its_shape_black_and_white():

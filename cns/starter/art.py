@@ -6,6 +6,7 @@ The packages are fetched with `npm pack` (by name, so any registry mirror serves
 import io
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 import unicodedata
@@ -39,28 +40,45 @@ class Drawings:
 
 
 def load(work: Path) -> Drawings:
-    """Drawings from the cache in `work`, made (and the packages fetched) when it is not there yet."""
+    """Drawings from the cache in `work`; it is made, and the packages are fetched, when there is none for the present sizes, art sets and versions."""
     cache = work / "drawings.npz"
-    if not cache.exists():
-        _rasterise(fetch(work / "npm"), cache)
+    there = cache.exists()
+    if there and (drawings := _read(cache)):
+        return drawings
+    if there:
+        print(f"`{cache}` was made for other sizes, art sets or versions: it is made anew")
+    _rasterise(fetch(work / "npm"), cache)
+    if drawings := _read(cache):
+        return drawings
+    raise ValueError(f"the packages in `{work / 'npm'}` lack an art set or draw nothing in it: delete that folder, then run this again")
+
+
+def _read(cache: Path) -> Drawings | None:
+    """None when it was made for something else."""
     with np.load(cache) as z:
-        index = json.loads(str(z["index"]))
-        arrays = {size: z["size_" + (size or "default")] for size in SIZES}
+        index, arrays = json.loads(str(z["index"])), {n.removeprefix("size_"): z[n] for n in z.files if n != "index"}
+    stacks = {"" if size == "default" else size: a for size, a in arrays.items()}
     keys = [tuple(k) for k in index["keys"]]
-    sprites = {size: dict(zip(keys, a)) for size, a in arrays.items()}
+    versions = index.get("versions", VERSION)  # these were never others before they were noted
+    if ({size: a.shape[1] for size, a in stacks.items()}, {s for s, _ in keys}, versions) != (SIZES, {*STYLES, HELD_OUT}, VERSION):
+        return None
+    sprites = {size: dict(zip(keys, a)) for size, a in stacks.items()}
     return Drawings(tuple(index["names"]), {k: tuple(v) for k, v in index["tags"].items()}, sprites)
 
 
 def fetch(folder: Path) -> Path:
+    """`folder` with every package in its version."""
     folder.mkdir(parents=True, exist_ok=True)
     for package, major in VERSION.items():
         target = folder / package.split("/")[-1]
-        if target.exists():
+        about = target / "package" / "package.json"
+        if about.exists() and json.loads(about.read_text())["version"].split(".")[0] == major:
             continue
         try:
             out = subprocess.run(["npm", "pack", "--silent", f"{package}@{major}"], cwd=folder, check=True, capture_output=True)
         except FileNotFoundError:
             raise RuntimeError("`npm` is needed to fetch the art packages: install Node.js, then run this again") from None
+        shutil.rmtree(target, ignore_errors=True)
         with tarfile.open(folder / out.stdout.decode().strip().splitlines()[-1]) as tar:
             tar.extractall(target, filter="data")
     return folder
@@ -136,8 +154,10 @@ def _rasterise(packages: Path, cache: Path):
                 stacks[size].append(np.asarray(small.convert("RGBA")))
     names = sorted({n for s, n in keys if s in STYLES})
     cache.parent.mkdir(parents=True, exist_ok=True)
-    index = json.dumps({"keys": keys, "names": names, "tags": tags})
-    np.savez_compressed(cache, index=index, **{"size_" + (s or "default"): np.stack(a) for s, a in stacks.items()})  # type: ignore[arg-type]
+    index = json.dumps({"keys": keys, "names": names, "tags": tags, "versions": VERSION})
+    part = cache.with_suffix(".part.npz")
+    np.savez_compressed(part, index=index, **{"size_" + (s or "default"): np.stack(a) for s, a in stacks.items()})  # type: ignore[arg-type]
+    part.replace(cache)
 
 
 def _square(image):

@@ -40,7 +40,7 @@ SMALL_STYLES = {"twemoji": 0.4, "noto": 0.25, "fluent-emoji-flat": 0.2, "noto-v1
 WIDE_STYLES = dict(zip(STYLES, (0.3, 0.2, 0.2, 0.1, 0.1, 0.1)))
 OPENINGS = ("a", "a", "a", "a photo of a", "a picture of a", "a drawing of a", "an image of a")
 WHERE = {"on the left": (-1, 0), "on the right": (1, 0), "at the top": (0, -1), "at the bottom": (0, 1)}
-ASIDE = 13  # pixels from the middle
+ASIDE, JITTER = 13, 2  # pixels from the middle: of what stands at a side, of anything in the small world
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,16 @@ def scenery(name: str) -> np.ndarray:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
 
 
+def perhaps(rng: np.random.Generator, chance: float, options) -> str:
+    """One of `options`, or nothing."""
+    return str(rng.choice(options)) if rng.random() < chance else ""
+
+
 class World:
     """Draws random scenes. `wide`: every name and art set in free places, else `THINGS` in canonical ones."""
 
-    def __init__(self, drawings: Drawings, *, wide=False, jitter=2):
-        self.drawings, self.wide, self.jitter = drawings, wide, jitter
+    def __init__(self, drawings: Drawings, *, wide=False):
+        self.drawings, self.wide = drawings, wide
         styles, names = (WIDE_STYLES, drawings.names) if wide else (SMALL_STYLES, THINGS)
         self.by_set = {s: [n for n in names if (s, n) in drawings.sprites[""]] for s in styles}
         self.weights = list(styles.values())
@@ -146,31 +151,35 @@ class World:
 
     def sample(self, rng: np.random.Generator, like: Scene | None = None) -> Scene:
         """One random scene with its caption; `like`: one that shows the same otherwise."""
-        art = like.things[0][0] if like else str(rng.choice(list(self.by_set), p=self.weights))
-        kind = len(like.things) if like else int(rng.choice([1, 2, 3], p=[0.75, 0.22, 0.03]))
-        same = kind == 3 or rng.random() < 0.15
-        names = [n for _, n in like.things] if like else [str(n) for n in rng.choice(self.by_set[art], 1 if same else kind, replace=False)]
-        names = names * kind if len(names) < kind else names
-        one = kind == 1
-        size = str(rng.choice(list(SIZES)[:3], p=[0.25, 0.5, 0.25])) if one else ("pair", "three")[kind - 2]
-        tint = like.tint if like else str(rng.choice(TINTS)) if one and rng.random() < 0.2 else ""
-        grounds = list(SCENERIES) if rng.random() < 0.2 else [c for c in COLOURS if c != tint]
-        ground = str(rng.choice(grounds))
-        where = str(rng.choice(list(WHERE))) if one and size != "large" and not self.wide and rng.random() < 0.12 else ""
-        called = [self._call(n, rng) for n in (names if len(set(names)) > 1 else names[:1])]
-        said = {
-            "size": size if one else "",
-            "tint": tint,
-            "where": where,
-            "ground": ground if ground in SCENERIES or rng.random() < 0.85 else "",
-            "style": STYLES[art] if art != "twemoji" or rng.random() < 0.3 else "",
-            "opening": str(rng.choice(OPENINGS)) if kind < 3 and len(called) == kind else "a",
-        }
-        j = (SIDE - SIZES[size]) // 2 if self.wide and one else self.jitter
+        art, names = self._things(rng, like)
+        alone = len(names) == 1
+        size = str(rng.choice(list(SIZES)[:3], p=[0.25, 0.5, 0.25])) if alone else ("pair", "three")[len(names) - 2]
+        tint = like.tint if like else perhaps(rng, 0.2, TINTS) if alone else ""
+        ground = perhaps(rng, 0.2, list(SCENERIES)) or str(rng.choice([c for c in COLOURS if c != tint]))
+        where = perhaps(rng, 0.12, list(WHERE)) if alone and size != "large" and not self.wide else ""
+        caption = self._caption(rng, art, names, size if alone else "", tint, where, ground)
+        reach = (SIDE - SIZES[size]) // 2 if alone and self.wide else JITTER
         aside = np.array(WHERE.get(where, (0, 0))) * ASIDE
-        offsets = tuple((int(a), int(b)) for a, b in rng.integers(-j, j + 1, (kind, 2)) + aside)
-        caption = describe(called * (kind if len(called) == 1 else 1), **said)
+        offsets = tuple((int(x), int(y)) for x, y in rng.integers(-reach, reach + 1, (len(names), 2)) + aside)
         return Scene(tuple((art, n) for n in names), ground, size, tint, offsets, caption)
+
+    def _things(self, rng, like: Scene | None) -> tuple[str, list[str]]:
+        """(art set, names from left to right)"""
+        art = like.things[0][0] if like else str(rng.choice(list(self.by_set), p=self.weights))
+        count = len(like.things) if like else int(rng.choice([1, 2, 3], p=[0.75, 0.22, 0.03]))
+        alike = count == 3 or rng.random() < 0.15  # three are always of one thing, two sometimes
+        if like:
+            return art, [n for _, n in like.things]
+        names = [str(n) for n in rng.choice(self.by_set[art], 1 if alike else count, replace=False)]
+        return art, names * (count // len(names))
+
+    def _caption(self, rng, art: str, names: list[str], size: str, tint: str, where: str, ground: str) -> str:
+        """What the scene is called; the ground and the style are not always said, things sometimes by another name."""
+        called = [self._call(n, rng) for n in dict.fromkeys(names)]
+        ground = ground if ground in SCENERIES or rng.random() < 0.85 else ""
+        style = STYLES[art] if art != "twemoji" or rng.random() < 0.3 else ""
+        opening = str(rng.choice(OPENINGS)) if len(called) == len(names) else "a"
+        return describe(called * (len(names) // len(called)), size, tint, where, ground, style, opening)
 
     def _call(self, name, rng):
         tags = self.synonyms.get(name) if rng.random() < 0.08 else None
