@@ -38,7 +38,7 @@ def test_the_ready_concepts_are_complete(concepts, starter):
 
 
 def test_the_clips_know_the_class_word_and_the_thing_before_its_background(starter):
-    """The drawings are of a set that they never saw. Chance: the right word among the first three of 40 for 1 in 13, the right thing for 1 in 19."""
+    """The drawings are of a set that they never saw. Chance: the right word among the first three of 64 for 1 in 21, the right thing for 1 in 18."""
     shown = [c for c in stream(20, 0) if c.class_word in starter.class_words]
     for scorer in (starter.scorer, Scorer.load(cns.STARTER / "judge", tokenizer=cns.STARTER / "tokenizer")):
         right = [c.class_word in [w for w, _ in scorer.suggest(c.images, starter.class_words)] for c in shown]
@@ -47,7 +47,7 @@ def test_the_clips_know_the_class_word_and_the_thing_before_its_background(start
         nearest = (x @ x.T).fill_diagonal_(-1).argmax(1)
         same = (owner[nearest] == owner).float().mean().item()
         print(f"class word among the first three: {sum(right)} of {len(right)}; nearest other picture is of the same thing: {same:.0%}")
-        assert sum(right) / len(right) > 0.25 and same > 0.6
+        assert sum(right) / len(right) > 0.4 and same > 0.6
 
 
 def test_the_background_is_the_one_asked_for(starter):
