@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from .factored import restored
-from .selection import general_count, importance, layer_of, select_sensitive, top
+from .selection import general_count, importance, is_key, layer_of, select_sensitive, top
 from .session import Learned, Session
 
 COLOURS = ("#3f7de0", "#c27a22", "#3d9166", "#b0559a", "#7c6fd6", "#cf5650", "#2f93a8", "#7489ad")  # 3:1 on light and on dark pages
-KEYS = re.compile(r"\.(to_k|add_k_proj)\.weight$")
 WAYS = {"block": "block", "resolution": "resolution", "kind": "key or value", "head": "head"}  # to divide the network
 
 
@@ -56,7 +55,7 @@ def csv_of(lines) -> str:
 def short(name: str) -> str:
     """`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight` -> `down 1.0 K`."""
     deep = re.search(r"\.transformer_blocks\.([1-9]\d*)", name)
-    return f"{block(name)}{f'.{deep[1]}' if deep else ''} {'K' if KEYS.search(name) else 'V'}"
+    return f"{block(name)}{f'.{deep[1]}' if deep else ''} {'K' if is_key(name) else 'V'}"
 
 
 def block(name: str) -> str:
@@ -125,7 +124,7 @@ def _parts(base, name: str, index: Tensor, by: str) -> list[tuple[str, int]]:
     if by == "block":
         return [(block(name), len(index))]
     if by == "kind":
-        return [("keys (K)" if KEYS.search(name) else "values (V)", len(index))]
+        return [("keys (K)" if is_key(name) else "values (V)", len(index))]
     if by == "resolution":
         side = resolution(base, name)
         return [(f"{side} x {side}", len(index))]
