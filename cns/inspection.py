@@ -19,7 +19,9 @@ from .factored import restored
 from .selection import general_count, importance, is_key, layer_of, select_sensitive, top
 from .session import Learned, Session
 
-COLOURS = ("#3f7de0", "#c27a22", "#3d9166", "#b0559a", "#7c6fd6", "#cf5650", "#2f93a8", "#7489ad")  # 3:1 on light and on dark pages
+COLOURS = (  # 3:1 on light and on dark pages, and, as far as ten can be, apart for the colour-blind; the first ones most
+    "#3f7de0", "#c27a22", "#b42d69", "#a587b4", "#875a00", "#5a3cff", "#ff5a78", "#007896", "#873cc3", "#00a578",
+)  # fmt: skip
 WAYS = {"block": "block", "resolution": "resolution", "kind": "key or value", "head": "head"}  # to divide the network
 
 
@@ -28,7 +30,7 @@ class Plot:
     """One plot: `values` [rows, series] to be drawn, `hover` to be said of each, and `table` with all that is known."""
 
     key: str  # a file's name
-    kind: str  # "stack": a row's series lie end to end; "bars": side by side; "heat": a matrix
+    kind: str  # "stack": a row's series lie end to end; "bars": side by side, see `beside`; "heat": a matrix
     title: str
     about: str  # in plain words
     rows: tuple[str, ...]
@@ -43,6 +45,16 @@ class Plot:
     def csv(self) -> str:
         """The table with its header."""
         return csv_of([self.header, *self.table])
+
+
+def beside(series) -> str:
+    """The kind of a plot of several series: bars as long as each has a colour of its own."""
+    return "bars" if len(series) <= len(COLOURS) else "heat"
+
+
+def brief(value: float) -> str:
+    """A number of at most four characters, for within a matrix."""
+    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
 
 
 def csv_of(lines) -> str:
@@ -112,7 +124,7 @@ def spread(base, session: Session, by: str = "block") -> Plot:
         tuple(f"{p}: {k:,} neurons of {t}, {v:.1f} % of them" for t, k, v in zip(tokens, ks, vs)) for p, ks, vs in zip(parts, count, values)
     )
     return Plot(
-        f"where-{by}", "bars", f"Where the concepts live, by {WAYS[by]}",
+        f"where-{by}", beside(tokens), f"Where the concepts live, by {WAYS[by]}",
         "How each concept's neurons spread over the network. Down blocks take the picture in, up blocks draw it, mid sees it as a whole; a low resolution "
         "decides on shapes, a high one on texture. Keys (K) say where a word is looked at, values (V) what is put there; heads look at different things.",
         tuple(parts), tokens, values, "% of its neurons", said, (WAYS[by], *tokens), tuple((p, *map(int, ks)) for p, ks in zip(parts, count)),
@@ -201,8 +213,8 @@ def updates(norms: dict[str, float], session: Session) -> Plot:
         said.append(tuple(f"{short(n)}: {t} moved it by {v:.2f} % of its length" for t, v in zip(tokens, values[-1])))
         table.append((short(n), round(norms[n], 6), *(round(length, 6) for length in lengths)))
     return Plot(
-        "updates", "bars", "How far each layer was moved",
-        "The length of a concept's update beside the length of the whole matrix, layer by layer. Long bars are where the concept was written; "
+        "updates", beside(tokens), "How far each layer was moved",
+        "The length of a concept's update beside the length of the whole matrix, layer by layer. Large values are where the concept was written; "
         "layers that hardly move play no part in it.",
         tuple(map(short, names)), tokens, np.array(values).reshape(-1, len(tokens)), "% of the matrix's length", tuple(said),
         ("matrix", "length of the matrix", *(f"update by {t}" for t in tokens)), tuple(table),
