@@ -2,9 +2,9 @@
 
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
-Modules, in reading order: `images`, `families`, `devices`, `text`, `base`, `concept`, `parts`, `attention`, `selection`, `factored`, `response`, `delta`, `fair`, `files`, `trust`, `session`,
+Modules, in reading order: `images`, `families`, `devices`, `noise`, `reading`, `text`, `base`, `concept`, `prompts`, `parts`, `attention`, `selection`, `factored`, `response`, `delta`, `fair`, `files`, `trust`, `session`,
 `regions`, `generation`, `variations`, `memory`, `choosing`, `progress`, `parallel`, `teaching`, `owning`, `export`, `scores`, `inspection`, `probing`, `figures`, `store`, `bench`; `starter` makes the embedded
-base; `ui` is the app; `__main__` the shell.
+base; `ui` is the app; `options` and `__main__` are the shell.
 """
 
 from .attention import Heat

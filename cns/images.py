@@ -21,15 +21,11 @@ MIN_SIDE = 16  # pixels
 Source = str | Path | bytes | Image.Image
 
 
-def load_images(sources: Sequence[Source], *, limit: int = 10) -> list[Image.Image]:
-    """1 to `limit` pictures as upright RGB. Raises ValueError that names the file, what is wrong with it and what to do."""
-    if not 1 <= len(sources) <= limit:
-        raise ValueError(f"there are {len(sources)} images: give 1 to {limit} (4 or 5 work well)" if sources else "there is no image: give 1 to 10")
-    return [_load(source, _name(source, i)) for i, source in enumerate(sources, 1)]
-
-
-def _name(source: Source, number: int) -> str:
-    return Path(source).name if isinstance(source, str | Path) else f"image {number}"
+def load_images(sources: Sequence[Source]) -> list[Image.Image]:
+    """1 to 10 pictures as upright RGB. Raises ValueError that names the file, what is wrong with it and what to do."""
+    if not 1 <= len(sources) <= 10:
+        raise ValueError(f"there are {len(sources)} images: give 1 to 10 (4 or 5 work well)" if sources else "there is no image: give 1 to 10")
+    return [_load(s, Path(s).name if isinstance(s, str | Path) else f"image {i}") for i, s in enumerate(sources, 1)]
 
 
 def _load(source: Source, name: str) -> Image.Image:

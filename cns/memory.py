@@ -33,10 +33,10 @@ def remember(base, session: Session) -> list[Memory]:
     return [recall(base, session, c) for c in session.concepts]
 
 
-def silence(base, session: Session, name: str, seed: int | None = None) -> tuple[Image.Image, Image.Image]:
+def silence(base, session: Session, name: str) -> tuple[Image.Image, Image.Image]:
     """Concept `name` drawn with all its neurons, and with the base's values in their place."""
     c = session.concept(name)
-    settings = GenerateSettings(seed=c.stats["seed"] if seed is None else seed)
+    settings = GenerateSettings(seed=c.stats["seed"])
     pictures = []
     for s in (session, session.silenced(name)):
         with s.on(base):

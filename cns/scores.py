@@ -44,11 +44,11 @@ class Scorer:
         """CLIP-T, raw cosine [-1, 1]: mean over the pictures. Name the class word in `prompt`, not the token."""
         return (self.image_features(images) @ self.text_features([prompt]).T).mean().item()
 
-    def suggest(self, images: list[Image.Image], words, count: int = 3) -> list[tuple[str, float]]:
-        """The class words that fit the pictures best, with their probabilities (softmax at the CLIP's own temperature)."""
+    def suggest(self, images: list[Image.Image], words) -> list[tuple[str, float]]:
+        """The three class words that fit the pictures best, with their probabilities (softmax at the CLIP's own temperature)."""
         texts = self.text_features([f"a photo of a {w}" for w in words])
         logits = self.clip.logit_scale.exp().cpu() * (self.image_features(images) @ texts.T).mean(0)
-        best = logits.softmax(0).topk(min(count, len(words)))
+        best = logits.softmax(0).topk(min(3, len(words)))
         return [(words[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist())]
 
 

@@ -109,11 +109,11 @@ def general_parts(base) -> int:
     return -(-len(base.card.calibration) // CHUNK) + len(base.weights)
 
 
-def select_general(base, share: float, gamma: float, seed: int = 0) -> Parts[dict[str, Tensor]]:
+def select_general(base, share: float, gamma: float) -> Parts[dict[str, Tensor]]:
     """General neurons of a base: {weight name: mask [dout, din]} on the CPU, in parts; found once for a base, which never changes."""
-    asked = share, gamma, seed
+    asked = share, gamma
     if asked not in base.general:
-        rs, masks = (yield from calibration_rms(base, torch.Generator().manual_seed(seed))), {}
+        rs, masks = (yield from calibration_rms(base, torch.Generator().manual_seed(0))), {}
         for n, w in base.weights.items():
             masks[n] = general_mask(w.float(), rs[layer_of(n)], share, gamma).cpu()
             yield

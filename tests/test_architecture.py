@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = [f for f in (ROOT / "cns").rglob("*.py")]
+CODE = [*FILES, ROOT / "app.py"]
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 WALLS = {  # library -> the modules that may import it
     "gradio": {"cns/ui"},
     "spaces": {"cns/ui"},
@@ -56,8 +58,10 @@ def test_third_party_libraries_stay_behind_their_walls():
     assert outside == []
 
 
-def test_no_module_is_over_400_lines():
-    assert [f.name for f in [*FILES, ROOT / "app.py"] if len(f.read_text().splitlines()) > 400] == []
+def test_no_module_is_over_400_lines_and_no_function_over_60():
+    assert [f"{f.relative_to(ROOT)}: {n} lines" for f in CODE if (n := len(f.read_text().splitlines())) > 400] == []
+    found = [(f, n) for f in [*CODE, *(ROOT / "tests").glob("*.py")] for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, FUNCTION)]
+    assert [f"{f.relative_to(ROOT)}: {n.name}, {lines} lines" for f, n in found if (lines := n.end_lineno - n.lineno + 1) > 60] == []
 
 
 def test_ruff_finds_nothing():

@@ -144,11 +144,11 @@ class Ewc(FinetuneKV):
         self.train([concept], penalty=lambda: strength * sum((f * (w - b).square()).sum() for w, b, f in held))
         self._remember(concept)
 
-    def _remember(self, concept, batches: int = 8):
+    def _remember(self, concept):
         """Add the Fisher diagonal of this concept, scaled so that its mean is 1 over the first."""
         latents, texts = self.base.latents(to_pixels(concept.images, self.base.size)), captions(self.base, concept)
         with self.on():
-            total = whole(squared_gradients(self.base, self.weights(), latents, texts, self.vectors, self.settings, batches))
+            total = whole(squared_gradients(self.base, self.weights(), latents, texts, self.vectors, self.settings, 8))
         if not self.fisher:
             self.scale = sum(f.sum() for f in total.values()) / sum(f.numel() for f in total.values())
         self.fisher = {n: self.fisher.get(n, 0) + f / self.scale for n, f in total.items()}
@@ -181,7 +181,8 @@ class CustomDiffusion(FinetuneKV):
         self.fusion_s = time.perf_counter() - began
 
     @torch.no_grad()
-    def merged(self, ridge: float = 1e-3) -> dict[str, Tensor]:
+    def merged(self) -> dict[str, Tensor]:
+        ridge = 1e-3
         reg, is_word = encode(self.base, list(self.base.card.calibration))
         c_reg = reg[is_word].double()  # [m, din]
         inverse = torch.linalg.inv(c_reg.T @ c_reg / len(c_reg) + ridge * torch.eye(c_reg.shape[1], dtype=torch.float64))
@@ -208,13 +209,13 @@ class Joint(FinetuneKV):
 
 
 class Cns(Method):
-    """Concept Neuron Selection as the settings say; `choose` may change the masks, for ablations."""
+    """Concept Neuron Selection as the settings say."""
 
     reads = tuple(f.name for f in fields(TeachSettings))
 
-    def __init__(self, base, settings, choose=None):
+    def __init__(self, base, settings):
         super().__init__(base, settings)
-        self.session, self.choose = Session.new(base), choose
+        self.session = Session.new(base)
 
     def teach(self, concept):
         self.session = self.learn(concept, self.session)
@@ -222,7 +223,7 @@ class Cns(Method):
 
     def learn(self, concept, session) -> Session:
         began = time.monotonic()
-        run = Teaching(self.base, session, concept, self.settings, self.choose).begun()
+        run = Teaching(self.base, session, concept, self.settings).begun()
         with run.patched():
             while run.step < self.settings.steps:
                 run.train_step()

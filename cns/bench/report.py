@@ -87,9 +87,9 @@ def over_stream(units: list[dict]) -> Figure:
     return figure
 
 
-def strip(files: dict[str, Path], scale: int = 2, label: int = 110) -> Image.Image:
+def strip(files: dict[str, Path]) -> Image.Image:
     """The first concept after more and more others, one row a method."""
-    rows = {name: Image.open(f) for name, f in files.items()}
+    rows, scale, label = {name: Image.open(f) for name, f in files.items()}, 2, 110  # pixels for a name
     width, height = max(r.width for r in rows.values()), max(r.height for r in rows.values())
     out = Image.new("RGB", (label + width * scale, height * scale * len(rows)), "white")
     for i, (name, picture) in enumerate(rows.items()):

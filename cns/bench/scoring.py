@@ -33,9 +33,9 @@ class Plan:
 
 
 @torch.no_grad()
-def draw(base, prompts: list[str], vectors, seeds: list[int], steps: int, chunk: int = 16) -> list[Image.Image]:
+def draw(base, prompts: list[str], vectors, seeds: list[int], steps: int) -> list[Image.Image]:
     """One picture of each prompt, with the base as it stands."""
-    out = []
+    out, chunk = [], 16
     for at in range(0, len(prompts), chunk):
         some = prompts[at : at + chunk]
         texts = read(base, ["", *some], vectors, away=1)

@@ -37,10 +37,6 @@ class Drawings:
     tags: dict[str, tuple[str, ...]]
     sprites: dict[str, dict[tuple[str, str], np.ndarray]]
 
-    def sets(self, name):
-        """The art sets that draw `name`."""
-        return [s for (s, n) in self.sprites[""] if n == name]
-
 
 def load(work: Path) -> Drawings:
     """Drawings from the cache in `work`, made (and the packages fetched) when it is not there yet."""

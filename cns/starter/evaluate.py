@@ -24,9 +24,9 @@ SHEET = (
 )  # fmt: skip
 
 
-def evaluate(work: Path, out: Path, count: int = 500, seed: int = 777) -> dict[str, float]:
+def evaluate(work: Path, out: Path, count: int = 500) -> dict[str, float]:
     """Print and return the figures; write the contact sheet to `out`. Retrieval and pairs are judged by a CLIP that no training saw."""
-    base, world, rng = load_base(), World(art.load(work)), np.random.default_rng(seed)
+    base, world, rng = load_base(), World(art.load(work)), np.random.default_rng(777)
     judge = Scorer.load(STARTER / "judge", tokenizer=STARTER / "tokenizer")
     scenes = [world.sample(rng) for _ in range(count)]
     real = [Image.fromarray(world.render(s)) for s in scenes]
@@ -46,9 +46,9 @@ def evaluate(work: Path, out: Path, count: int = 500, seed: int = 777) -> dict[s
     return marks
 
 
-def contact_sheet(base, columns: int = 12) -> Image.Image:
+def contact_sheet(base) -> Image.Image:
     """Every prompt of `SHEET`, drawn from two seeds below each other."""
-    side = base.size
+    side, columns = base.size, 12
     sheet = Image.new("RGB", (side * columns, side * 2 * -(-len(SHEET) // columns)))
     for i, prompt in enumerate(SHEET):
         for j, picture in enumerate(generate(base, prompt, None, GenerateSettings(count=2))):
@@ -69,12 +69,12 @@ def nearest(image: Image.Image) -> str:
     return min(COLOURS, key=lambda c: (corner - torch.tensor(COLOURS[c])).square().sum())
 
 
-def retrieval(judge: Scorer, images, scenes, among: int = 100) -> float:
-    """Share of the pictures whose own caption the judge ranks first, in groups of `among`."""
+def retrieval(judge: Scorer, images, scenes) -> float:
+    """Share of the pictures whose own caption the judge ranks first, in groups of 100."""
     hits = []
-    for start in range(0, len(scenes), among):
-        captions = [s.caption for s in scenes[start : start + among]]
-        best = (judge.image_features(images[start : start + among]) @ judge.text_features(captions).T).argmax(1)
+    for start in range(0, len(scenes), 100):
+        captions = [s.caption for s in scenes[start : start + 100]]
+        best = (judge.image_features(images[start : start + 100]) @ judge.text_features(captions).T).argmax(1)
         hits += [captions[b] == c for b, c in zip(best, captions)]
     return float(np.mean(hits))
 

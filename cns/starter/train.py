@@ -40,7 +40,7 @@ class Stage:
     build: Callable[[], dict[str, torch.nn.Module]]
     loss: Callable[[np.random.Generator], torch.Tensor]
 
-    def __init__(self, work: Path, device: str, seed: int, anew: bool = False):
+    def __init__(self, work: Path, device: str, seed: int, anew: bool):
         self.work, self.device, self.seed = work, device, seed
         self.drawings = art.load(work)
         self.tok = tokenizer(work, self.drawings, anew)
@@ -173,10 +173,10 @@ class Clip(Stage):
         return words + identity(out.image_embeds.float(), same)
 
 
-def identity(x, same, temperature: float = 0.1):
-    """Supervised contrastive loss (Khosla et al., 2020) of unit embeddings x [b, d]; same [b, b]: which show the same."""
+def identity(x, same):
+    """Supervised contrastive loss (Khosla et al., 2020) of unit embeddings x [b, d]; same [b, b]: which show the same; temperature 0.1."""
     alone = torch.eye(len(x), dtype=torch.bool, device=x.device)
-    log_p = (x @ x.T / temperature).masked_fill(alone, float("-inf")).log_softmax(1).masked_fill(alone, 0)
+    log_p = (x @ x.T / 0.1).masked_fill(alone, float("-inf")).log_softmax(1).masked_fill(alone, 0)
     others = same & ~alone
     return -((log_p * others).sum(1) / others.sum(1)).mean()
 
@@ -261,9 +261,9 @@ def trained(work: Path, stage: str, model: str | None = None) -> dict | None:
 
 
 @torch.no_grad()
-def latent_scale(ae, world, count=256) -> float:
+def latent_scale(ae, world) -> float:
     """One over the standard deviation of the small world's latents."""
-    scenes, _ = world.batch(count, np.random.default_rng(12345))
+    scenes, _ = world.batch(256, np.random.default_rng(12345))
     x = torch.from_numpy(scenes).permute(0, 3, 1, 2).float() / 127.5 - 1
     device = next(ae.parameters()).device
     return 1 / ae.encode(x.to(device)).latent_dist.mean.std().item()

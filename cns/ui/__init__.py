@@ -9,7 +9,7 @@ from functools import partial
 import gradio as gr
 
 from . import api, generate, gpu, guide, html, inspect, jobs, keeping, plots, probing, signin, teach, temp
-from .common import NO_STORE, Shared, mark
+from .common import NO_STORE, Shared, mark, showing
 
 HEAD = """<div class="cns-head"><h1>CNS Studio</h1>
 <p>Show it a few pictures of your thing, give it a name, and draw it anywhere &ndash; then teach the next one: nothing is forgotten.</p></div>"""
@@ -80,8 +80,8 @@ THEME = gr.themes.Default(
 LOOK = {"theme": THEME, "css": CSS + guide.CSS + jobs.CSS + plots.CSS + probing.CSS, "head": guide.HEAD + plots.HEAD, "footer_links": ["gradio", "settings"]}
 
 
-def build(base, store=None, concepts=None, people=None, space=None) -> gr.Blocks:
-    """The app on `base`; sessions are kept in `store` (None: in memory only); `concepts` is the folder of ready ones.
+def build(base, store=None, people=None, space=None) -> gr.Blocks:
+    """The app on `base`; sessions are kept in `store` (None: in memory only).
 
     With `people` (a `store.people.People`) visitors can sign in: only where Gradio can ask Hugging Face, which is on a Space.
     They can teach on HF Jobs, with the code of the Space `space` (`owner/name`).
@@ -102,7 +102,7 @@ def build(base, store=None, concepts=None, people=None, space=None) -> gr.Blocks
         steps = guide.build(shared)
         with gr.Tabs() as shared.tabs:
             with gr.Tab("Teach", id="teach"):
-                lesson = teach.build(base, store, shared, concepts, partial(jobs.build, base, store, shared, door, space) if people and space else None)
+                lesson = teach.build(base, store, shared, partial(jobs.build, base, store, shared, door, space) if people and space else None)
             with gr.Tab("Generate", id="generate"):
                 prompt, drawing = generate.build(base, shared)
             with gr.Tab("Inspect Neurons", id="inspect"):
@@ -110,35 +110,47 @@ def build(base, store=None, concepts=None, people=None, space=None) -> gr.Blocks
         guide.wire(steps, shared, lesson, prompt, drawing)
         api.build(base, store)
         temp.swept(demo)
-
-        def resume(text, request: gr.Request):
-            session, note = None, ""
-            key = text = text if door.takes(text) else secrets.token_hex(16)
-            if store:
-                try:
-                    key = door.key(text, request)
-                    session = store.load(key, base)
-                except (ValueError, OSError) as error:
-                    note = f"Your earlier session was not opened: {error}"
-            kept = mark("" if store else NO_STORE)
-            return session, secrets.token_hex(16), text, html.words(session), html.knows(session, base, note), kept, *teach.drafted(store, key)
-
-        @shared.keyed
-        def start_over(run_id, key):
-            temp.made(gpu.flag(run_id, "drop")).touch()  # what is being taught right now ends with the old session
-            text = signin.another(store, key) or secrets.token_hex(16)
-            return None, secrets.token_hex(16), text, (), html.knows(None, base), mark("" if store else NO_STORE)
-
-        # both in the queue: out of it, a changed gr.State does not fire its `change`
-        states = [shared.session, shared.run, shared.key, shared.known, shared.line, shared.kept]
-        loaded = signin.arriving(demo, door, store, shared) if people else demo.load
-        loaded(resume, [shared.key], [*states, *shared.offer], show_progress="hidden", api_visibility="private")
-        shared.restart.click(
-            start_over, [shared.run, shared.key], states,
-            js="(run, key) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run, key]; }",
-            show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
+        opened(demo, Opening(base, store, door), shared)
     for event in demo.fns.values():  # the login button's own would be offered to programs
         if event.name == "_check_login_status":
             event.api_visibility = "private"
     return demo
+
+
+class Opening:
+    """What a page shows when it is opened, and when it starts over; `text` is what it holds for its session."""
+
+    def __init__(self, base, store, door: signin.Door):
+        self.base, self.store, self.door = base, store, door
+        self.note = "" if store else NO_STORE
+
+    def resume(self, text, request: gr.Request):
+        session, said = None, ""
+        key = text = text if self.door.takes(text) else secrets.token_hex(16)
+        if self.store:
+            try:
+                key = self.door.key(text, request)
+                session = self.store.load(key, self.base)
+            except (ValueError, OSError) as error:
+                said = f"Your earlier session was not opened: {error}"
+        known = html.words(session), html.knows(session, self.base, said), mark(self.note)
+        return session, secrets.token_hex(16), text, *known, *teach.drafted(self.store, key)
+
+    def start_over(self, run_id, key):
+        temp.made(gpu.flag(run_id, "drop")).touch()  # what is being taught right now ends with the old session
+        text = signin.another(self.store, key) or secrets.token_hex(16)
+        session, *known = showing(None, self.base, self.note)
+        return session, secrets.token_hex(16), text, *known
+
+
+def opened(demo: gr.Blocks, opening: Opening, shared: Shared) -> None:
+    """The events of opening the page and of starting over."""
+    private = {"show_progress": "hidden", "api_visibility": "private"}
+    states = [shared.session, shared.run, shared.key, shared.known, shared.line, shared.kept]
+    # both in the queue: out of it, a changed gr.State does not fire its `change`
+    loaded = signin.arriving(demo, opening.door, opening.store, shared) if opening.door.people else demo.load
+    loaded(opening.resume, [shared.key], [*states, *shared.offer], **private)
+    shared.restart.click(  # type: ignore[union-attr]
+        shared.keyed(opening.start_over), [shared.run, shared.key], states,
+        js="(run, key) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run, key]; }", **private,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ import gradio as gr
 import torch
 
 from ..parts import Stopped
-from . import zerogpu
+from . import html, zerogpu
 
 
 @dataclass
@@ -31,6 +31,11 @@ class Shared:
     offer: tuple = ()  # the row and the words that offer a draft
     asleep: list = field(default_factory=list)  # more buttons that sleep then
 
+    @property
+    def states(self) -> list:
+        """What says which session is shown, see `showing`."""
+        return [self.session, self.known, self.line, self.kept]
+
 
 NO_STORE = "not saved: it lives as long as this page"
 
@@ -49,6 +54,11 @@ def keep_session(store, key, session, verb="teach", concept="", before=None) -> 
 def mark(note: str) -> tuple[str, str]:
     """A value of `Shared.kept` that differs from the one before."""
     return secrets.token_hex(4), note
+
+
+def showing(session, base, note: str = "") -> tuple:
+    """Values of `Shared.states` for `session`; `note`: how it is kept."""
+    return session, html.words(session), html.knows(session, base), mark(note)
 
 
 EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError, Stopped)

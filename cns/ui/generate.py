@@ -24,80 +24,98 @@ RENDER = "render"  # one at a time: Gradio lists a page's events while another p
 
 def build(base, shared: Shared) -> tuple[gr.Textbox, dict]:
     """Layout first, wiring below. Returns the prompt and the arguments of an event that draws it."""
-    with gr.Row():
-        with gr.Column(scale=5):
-            prompt = gr.Textbox(label="Prompt", placeholder="a <rex> dog face on a teal background", lines=2, max_length=1000, elem_id="prompt")
-            chips(prompt, shared)
+    page = Layout(base, shared)
+    return page.prompt, wired(page, Desk(base), shared)
+
+
+class Layout:
+    """What the tab shows; `inputs` say what is to be drawn."""
+
+    def __init__(self, base, shared: Shared):
+        with gr.Row():
+            with gr.Column(scale=5):
+                self._asking(shared)
+                image, *more = options(base, shared, lambda: self.inputs)  # type: ignore[has-type]
+                self._variations()
+            with gr.Column(scale=6):
+                self._results()
+        self.inputs = [shared.run, self.prompt, image, shared.session, self.count, self.seed, *more]
+        self.last = gr.State(None)  # (prompt, settings, picture to start from) of what is shown
+
+    def _asking(self, shared: Shared):
+        self.prompt = gr.Textbox(label="Prompt", placeholder="a <rex> dog face on a teal background", lines=2, max_length=1000, elem_id="prompt")
+        chips(self.prompt, shared)
+        with gr.Row():
+            self.count = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=120)
+            self.seed = gr.Number(0, label="Seed of the first", precision=0, minimum=0, min_width=120, elem_id="seed")
+            self.dice = gr.Button("New seed", size="sm", scale=0, min_width=90, elem_id="new-seed")
+        self.bare = gr.Checkbox(label="Also draw the same seeds without what you taught", elem_id="bare")
+        with gr.Row():
+            self.draw = gr.Button("Generate", variant="primary", scale=4, elem_id="generate")
+            self.stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop-drawing")
+
+    def _variations(self):
+        with gr.Accordion("Variations", open=False, elem_id="variations"):
+            gr.HTML(html.note("A table of pictures: a row for each seed, a column for each value of one more thing."))
             with gr.Row():
-                count = gr.Slider(1, 8, 4, step=1, label="Pictures", min_width=120)
-                seed = gr.Number(0, label="Seed of the first", precision=0, minimum=0, min_width=120, elem_id="seed")
-                dice = gr.Button("New seed", size="sm", scale=0, min_width=90, elem_id="new-seed")
-            bare = gr.Checkbox(label="Also draw the same seeds without what you taught", elem_id="bare")
-            with gr.Row():
-                draw = gr.Button("Generate", variant="primary", scale=4, elem_id="generate")
-                stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop-drawing")
-            image, *more = options(base, shared, lambda: inputs)  # type: ignore[has-type]
-            with gr.Accordion("Variations", open=False, elem_id="variations"):
-                gr.HTML(html.note("A table of pictures: a row for each seed, a column for each value of one more thing."))
-                with gr.Row():
-                    what = gr.Radio([GUIDANCE, STRENGTH, ANEW], value=GUIDANCE, label="What varies along a row", min_width=160, elem_id="vary")
-                    rows = gr.Slider(1, 4, 2, step=1, label="Seeds", min_width=120)
-                vary = gr.Button("Draw the table", size="sm", elem_id="draw-table")
-        with gr.Column(scale=6):
-            note, pictures, title, plain, where, heat, table = results()
-    inputs = [shared.run, prompt, image, shared.session, count, seed, *more]
-    last = gr.State(None)  # (prompt, settings, picture to start from) of what is shown
+                self.what = gr.Radio([GUIDANCE, STRENGTH, ANEW], value=GUIDANCE, label="What varies along a row", min_width=160, elem_id="vary")
+                self.rows = gr.Slider(1, 4, 2, step=1, label="Seeds", min_width=120)
+            self.vary = gr.Button("Draw the table", size="sm", elem_id="draw-table")
+
+    def _results(self):
+        look = {"format": "png", "columns": 2, "object_fit": "contain", "visible": False, "show_label": False, "elem_classes": "cns-grid"}
+        self.note = gr.HTML(html.empty("Your pictures appear here."), elem_id="drawn")
+        self.pictures = gr.Gallery(label="With what you taught", elem_id="pictures", **look)
+        self.title = gr.Markdown("**The same seeds without what you taught**", visible=False)
+        self.plain = gr.Gallery(label="The untaught model", elem_id="plain", **look)
+        self.where = gr.Checkbox(label="Show where each word of the first picture acted", visible=False, elem_id="where")
+        self.heat = gr.HTML(elem_id="heat")
+        self.table = gr.HTML(elem_id="table")
+
+
+class Desk:
+    """What draws."""
+
+    def __init__(self, base):
+        self.base = base
 
     @spoken
-    def generated(bare, run, prompt, image, session, *how):
+    def generated(self, bare, run, prompt, image, session, *how):
+        """(what it is, pictures, the title and pictures of the untaught model, whether to offer the maps, `Layout.last`)"""
         settings, start, watches = asked(*how), started(image), gpu.Watch.of(run).parts(1 + bool(bare))
-        cut = check_prompt(base, session, prompt) + check_words(base, session, settings.regions)
+        cut = check_prompt(self.base, session, prompt) + check_words(self.base, session, settings.regions)
         if settings.negative:
-            check_prompt(base, session, settings.negative)
+            check_prompt(self.base, session, settings.negative)
         drawn, without = gpu.draw(prompt, session, settings, start, watches[0]), []
         if bare:
             without = gpu.draw(untaught(prompt, session), None, plainly(settings, session), start, watches[1])
-        return (
-            described(prompt, settings, cut), shown(drawn, settings), gr.update(visible=bare), shown(without, settings),
-            gr.update(visible=True), (prompt, settings, start),
-        )  # fmt: skip
+        last = prompt, settings, start
+        return described(prompt, settings, cut), shown(drawn, settings), gr.update(visible=bare), shown(without, settings), gr.update(visible=True), last
 
-    @spoken
-    def acted(asked_for, last, session, run):
-        if not asked_for or not last:
-            return ""
-        picture, heats = gpu.explain(last[0], session, *last[1:], gpu.Watch.of(run))
-        return html.strip([(h.over(html.enlarged(picture)), h.word) for h in heats])
 
+@spoken
+def acted(asked_for, last, session, run):
+    """Where each word of the first picture acted, if that is to be shown."""
+    if not asked_for or not last:
+        return ""
+    picture, heats = gpu.explain(last[0], session, *last[1:], gpu.Watch.of(run))
+    return html.strip([(h.over(html.enlarged(picture)), h.word) for h in heats])
+
+
+def wired(page: Layout, desk: Desk, shared: Shared) -> dict:
+    """Every event of the tab. Returns the arguments of one that draws."""
+    private, quick = {"api_visibility": "private"}, {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     drawing = {
-        "fn": generated, "inputs": [bare, *inputs], "outputs": [note, pictures, title, plain, where, last],
-        "concurrency_id": "draw", "concurrency_limit": 1, "show_progress_on": [note], "api_visibility": "private",
+        "fn": desk.generated, "inputs": [page.bare, *page.inputs], "outputs": [page.note, page.pictures, page.title, page.plain, page.where, page.last],
+        "concurrency_id": "draw", "concurrency_limit": 1, "show_progress_on": [page.note], **private,
     }  # fmt: skip
-    mapping = {"fn": acted, "inputs": [where, last, shared.session, shared.run], "outputs": [heat], "concurrency_id": "draw", "api_visibility": "private"}
-    drawn = gr.on([draw.click, prompt.submit], **drawing)
-    after, mapped = drawn.success(**mapping), where.input(**mapping)
-    table_drawn = vary.click(
-        spoken(variations), [what, rows, *inputs], [table], concurrency_id="draw", show_progress_on=[table], api_visibility="private"
-    )
-    stop.click(
-        spoken(stopped), [shared.run], [note], queue=False, show_progress="hidden", cancels=[drawn, after, mapped, table_drawn], api_visibility="private"
-    )
-    dice.click(lambda: random.randrange(2**31), None, [seed], queue=False, show_progress="hidden", api_visibility="private")
-    return prompt, drawing
-
-
-def results() -> tuple:
-    """Where what is drawn appears: (what it is, pictures, a title, pictures of the untaught model, whether to show the maps, the maps, a table)."""
-    look = {"format": "png", "columns": 2, "object_fit": "contain", "visible": False, "show_label": False, "elem_classes": "cns-grid"}
-    return (
-        gr.HTML(html.empty("Your pictures appear here."), elem_id="drawn"),
-        gr.Gallery(label="With what you taught", elem_id="pictures", **look),
-        gr.Markdown("**The same seeds without what you taught**", visible=False),
-        gr.Gallery(label="The untaught model", elem_id="plain", **look),
-        gr.Checkbox(label="Show where each word of the first picture acted", visible=False, elem_id="where"),
-        gr.HTML(elem_id="heat"),
-        gr.HTML(elem_id="table"),
-    )
+    mapping = {"fn": acted, "inputs": [page.where, page.last, shared.session, shared.run], "outputs": [page.heat], "concurrency_id": "draw", **private}
+    drawn = gr.on([page.draw.click, page.prompt.submit], **drawing)
+    after, mapped = drawn.success(**mapping), page.where.input(**mapping)
+    table = page.vary.click(spoken(variations), [page.what, page.rows, *page.inputs], [page.table], concurrency_id="draw", show_progress_on=[page.table], **private)
+    page.stop.click(spoken(stopped), [shared.run], [page.note], cancels=[drawn, after, mapped, table], **quick)
+    page.dice.click(lambda: random.randrange(2**31), None, [page.seed], **quick)
+    return drawing
 
 
 def stopped(run: str) -> str:

@@ -25,9 +25,9 @@ def image(picture: Image.Image, alt: str) -> str:
     return f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}" alt="{esc(alt)}">'
 
 
-def figure(picture: Image.Image, caption="", alt="") -> str:
+def figure(picture: Image.Image, caption="") -> str:
     """One picture with its caption, inline."""
-    return f"<figure>{image(picture, alt or caption)}<figcaption>{esc(caption)}</figcaption></figure>"
+    return f"<figure>{image(picture, caption)}<figcaption>{esc(caption)}</figcaption></figure>"
 
 
 def strip(pairs, side=112) -> str:
@@ -97,11 +97,11 @@ def progress(event, losses, preview) -> str:
     )
 
 
-def curve(losses, width=300, height=120) -> str:
+def curve(losses) -> str:
     """The smoothed loss as a line; its first and last values are written at the ends."""
     if len(losses) < 3:
         return ""
-    low, high = min(losses), max(losses)
+    width, height, low, high = 300, 120, min(losses), max(losses)
     points = " ".join(
         f"{i * width / (len(losses) - 1):.1f},{14 + (high - v) / (high - low or 1) * (height - 30):.1f}" for i, v in enumerate(losses)
     )

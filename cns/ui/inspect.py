@@ -20,111 +20,125 @@ LINK = "(session, name, ...more) => { history.replaceState(null, '', '?concept='
 
 def build(base, store, shared: Shared) -> None:
     """Layout first, wiring below."""
-    defaults, norms = TeachSettings.of(base), inspection.norms(base)
-    selector = inspection.Selector(base, gpu.calibration)
-    linked = gr.Textbox(visible=False)
-    nothing = gr.HTML(html.empty(NOTHING))
-    with gr.Column(visible=False) as page:
-        name = gr.Dropdown(label="Concept", choices=[], elem_id="concept")
-        numbers = gr.HTML()
-        with gr.Row():
-            with gr.Column(min_width=320):
-                funnel = gr.HTML()
-                gr.Markdown(
-                    "**Other thresholds.** Nothing is trained here: the sliders choose neurons anew, as if the concepts had been taught so. rho is the share of "
-                    "each matrix (by gradient: of all of them together) that counts as strong, gamma the share of unrelated prompts that makes a neuron general."
-                )
-                rho = gr.Slider(0.02, 0.6, defaults.base_share, step=0.02, label="rho: base neurons", elem_id="rho")
-                gamma = gr.Slider(0, 1, defaults.general_share, step=0.05, label="gamma: general neurons", elem_id="gamma")
-                other = gr.HTML(elem_id="other-score")
-                as_taught = gr.Button("As taught", size="sm", elem_id="as-taught")
-            with gr.Column(min_width=320):
-                overlap = gr.HTML()
-                growth = gr.HTML()
-        with gr.Row():
-            with gr.Column(min_width=320):
-                by = gr.Radio(
-                    [(f"by {words}", way) for way, words in WAYS.items()], value="block", label="Divide the network", elem_id="by"
-                )
-                where = gr.HTML()
-            with gr.Column(min_width=320):
-                updates = gr.HTML()
-        gr.Markdown("**Silence it.** The same seed, drawn with the concept's neurons and with the untaught model's values in their place.")
-        quiet = gr.Button("Draw with and without its neurons", size="sm", elem_id="silence")
-        pair = gr.HTML()
-        stop, status, *probings = probing.build(shared, name)
-        owning.build(base, store, shared, name)
+    page = Layout(base, store, shared)
+    wire(page, Desk(base), shared)
 
-    def refresh(session, asked):
+
+class Layout:
+    """What the tab shows, from the top; `page` once there is a concept."""
+
+    def __init__(self, base, store, shared: Shared):
+        self.linked = gr.Textbox(visible=False)
+        self.nothing = gr.HTML(html.empty(NOTHING))
+        with gr.Column(visible=False) as self.page:
+            self.name = gr.Dropdown(label="Concept", choices=[], elem_id="concept")
+            self.numbers = gr.HTML()
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    self._thresholds(TeachSettings.of(base))
+                with gr.Column(min_width=320):
+                    self.overlap = gr.HTML()
+                    self.growth = gr.HTML()
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    ways = [(f"by {words}", way) for way, words in WAYS.items()]
+                    self.by = gr.Radio(ways, value="block", label="Divide the network", elem_id="by")
+                    self.where = gr.HTML()
+                with gr.Column(min_width=320):
+                    self.updates = gr.HTML()
+            gr.Markdown("**Silence it.** The same seed, drawn with the concept's neurons and with the untaught model's values in their place.")
+            self.quiet = gr.Button("Draw with and without its neurons", size="sm", elem_id="silence")
+            self.pair = gr.HTML()
+            self.stop, self.status, *self.probings = probing.build(shared, self.name)
+            owning.build(base, store, shared, self.name)
+
+    def _thresholds(self, defaults: TeachSettings):
+        self.funnel = gr.HTML()
+        gr.Markdown(
+            "**Other thresholds.** Nothing is trained here: the sliders choose neurons anew, as if the concepts had been taught so. rho is the share of "
+            "each matrix (by gradient: of all of them together) that counts as strong, gamma the share of unrelated prompts that makes a neuron general."
+        )
+        self.rho = gr.Slider(0.02, 0.6, defaults.base_share, step=0.02, label="rho: base neurons", elem_id="rho")
+        self.gamma = gr.Slider(0, 1, defaults.general_share, step=0.05, label="gamma: general neurons", elem_id="gamma")
+        self.other = gr.HTML(elem_id="other-score")
+        self.as_taught = gr.Button("As taught", size="sm", elem_id="as-taught")
+
+
+class Desk:
+    """What the controls do."""
+
+    def __init__(self, base):
+        settings = TeachSettings.of(base)
+        self.base, self.usual = base, (settings.base_share, settings.general_share)  # rho and gamma
+        self.norms, self.selector = inspection.norms(base), inspection.Selector(base, gpu.calibration)
+
+    def refresh(self, session, asked):
+        """The tab after the session changed; a link may have asked for a concept."""
         names = [(c.words, c.name) for c in session.concepts] if session else []
         there = asked in [n for _, n in names]
         chosen = asked if there else names[-1][1] if names else None
         tab = gr.update(selected="inspect") if there else gr.skip()
-        return (
-            tab,
-            gr.update(visible=not names),
-            gr.update(visible=bool(names)),
-            gr.update(choices=names, value=chosen),
-            *show(session, chosen, "block"),
-        )
+        return tab, gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, "block")
 
     @spoken
-    def show(session, name, by):
+    def show(self, session, name, by):
+        """All about one concept."""
         if not session or not name:
-            return "", "", "", "", "", "", defaults.base_share, defaults.general_share, "", ""
-        s = session.concept(name).stats
+            return "", "", "", "", "", "", *self.usual, "", ""
+        concept = session.concept(name)
+        s = concept.stats
         rows = [("base neurons", f"{s['base_neurons']:,}"), ("general, taken away", f"{s['general_removed']:,}"), ("concept neurons, trained", f"{s['neurons']:,}"),
                 ("of the model", f"{s['share_of_model']:.2%}"), ("shared with earlier concepts", f"{s['shared_with_earlier']:,}")]  # fmt: skip
-        drawn = inspection.growth(base, session), inspection.spread(base, session, by), inspection.updates(norms, session)
-        return (
-            html.facts(rows) + link(name),
-            *taught(session, name),
-            *map(plots.shown, drawn),
-            defaults.base_share,
-            defaults.general_share,
-            "",
-            html.note(NEARLY.format(f"<{name}>")) if session.concept(name).gradients else "",
-        )
-
-    def taught(session, name):
-        return plots.shown(inspection.funnel(session, name), f"{name}-funnel"), plots.shown(inspection.overlap(session))
+        drawn = inspection.growth(self.base, session), inspection.spread(self.base, session, by), inspection.updates(self.norms, session)
+        nearly = html.note(NEARLY.format(f"<{name}>")) if concept.gradients else ""
+        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *self.usual, "", nearly
 
     @spoken
-    def reselect(session, name, rho, gamma):
+    def reselect(self, session, name, rho, gamma):
+        """The neurons by other thresholds."""
         if not session or not name:
             return "", ""
-        if (rho, gamma) == (defaults.base_share, defaults.general_share):
+        if (rho, gamma) == self.usual:
             return taught(session, name)
-        drawn = selector.plots(session, name, rho, gamma)
+        drawn = self.selector.plots(session, name, rho, gamma)
         return tuple(plots.shown(p, f"{name}-{p.key}-rho{rho:g}-gamma{gamma:g}") for p in drawn)
 
-    def reset(session, name):
-        return defaults.base_share, defaults.general_share, *reselect(session, name, defaults.base_share, defaults.general_share)
+    def reset(self, session, name):
+        return *self.usual, *self.reselect(session, name, *self.usual)
 
     @spoken
-    def divide(session, by):
-        return plots.shown(inspection.spread(base, session, by)) if session else ""
+    def divide(self, session, by):
+        return plots.shown(inspection.spread(self.base, session, by)) if session else ""
 
-    @spoken
-    def without(session, name, run):
-        if not session or not name:
-            raise ValueError("there is no concept to silence yet: teach one first")
-        loud, silent = gpu.silence(session, name, gpu.Watch.of(run))
-        return html.strip([(loud, "with its neurons"), (silent, "without them")], 176)
 
-    views = [numbers, funnel, overlap, growth, where, updates, rho, gamma, pair, other]
-    shared.known.change(refresh, [shared.session, linked], [shared.tabs, nothing, page, name, *views], js=LINKED, api_visibility="private")
-    name.input(show, [shared.session, name, by], views, js=LINK, api_visibility="private")
+def wire(page: Layout, desk: Desk, shared: Shared) -> None:
+    """Every event of the tab."""
+    private, hidden = {"api_visibility": "private"}, {"show_progress": "hidden", "api_visibility": "private"}
+    views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.pair, page.other]
+    shared.known.change(desk.refresh, [shared.session, page.linked], [shared.tabs, page.nothing, page.page, page.name, *views], js=LINKED, **private)
+    page.name.input(desk.show, [shared.session, page.name, page.by], views, js=LINK, **private)
     gr.on(
-        [rho.input, gamma.input], reselect, [shared.session, name, rho, gamma], [funnel, overlap],
-        trigger_mode="always_last", show_progress="minimal", show_progress_on=[other], api_visibility="private",
+        [page.rho.input, page.gamma.input], desk.reselect, [shared.session, page.name, page.rho, page.gamma], [page.funnel, page.overlap],
+        trigger_mode="always_last", show_progress="minimal", show_progress_on=[page.other], **private,
     )  # fmt: skip
-    as_taught.click(reset, [shared.session, name], [rho, gamma, funnel, overlap], show_progress="hidden", api_visibility="private")
-    by.input(divide, [shared.session, by], [where], show_progress="hidden", api_visibility="private")
-    quieted = quiet.click(without, [shared.session, name, shared.run], [pair], concurrency_id="draw", api_visibility="private")
-    stop.click(
-        spoken(generate.stopped), [shared.run], [status], queue=False, show_progress="hidden", cancels=[quieted, *probings], api_visibility="private"
-    )
+    page.as_taught.click(desk.reset, [shared.session, page.name], [page.rho, page.gamma, page.funnel, page.overlap], **hidden)
+    page.by.input(desk.divide, [shared.session, page.by], [page.where], **hidden)
+    quieted = page.quiet.click(without, [shared.session, page.name, shared.run], [page.pair], concurrency_id="draw", **private)
+    page.stop.click(spoken(generate.stopped), [shared.run], [page.status], queue=False, cancels=[quieted, *page.probings], **hidden)
+
+
+def taught(session, name: str) -> tuple[str, str]:
+    """How the concept's neurons were chosen, and what it shares with the others."""
+    return plots.shown(inspection.funnel(session, name), f"{name}-funnel"), plots.shown(inspection.overlap(session))
+
+
+@spoken
+def without(session, name, run):
+    """The same picture with the concept's neurons and without."""
+    if not session or not name:
+        raise ValueError("there is no concept to silence yet: teach one first")
+    loud, silent = gpu.silence(session, name, gpu.Watch.of(run))
+    return html.strip([(loud, "with its neurons"), (silent, "without them")], 176)
 
 
 def link(name: str) -> str:

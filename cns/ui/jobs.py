@@ -13,7 +13,7 @@ from ..images import load_images
 from ..store.jobs import LIMIT, Job, Jobs, Report, kept
 from ..store.versions import Owned, is_key
 from . import html
-from .common import Shared, mark, spoken
+from .common import Shared, mark, showing, spoken
 from .signin import Door
 
 CSS = """
@@ -48,7 +48,7 @@ def build(base, store, shared: Shared, door: Door, space: str, lesson: list) -> 
     start.click(desk.send, [*lesson, machine, more, shared.session, shared.key], [job], show_progress_on=[said], api_visibility="private")
     job.change(desk.follow, [job, shared.key], [job, start, cancel, said, arrived], **watching)
     cancel.click(desk.quit_job, [job, shared.key], None, **quiet)
-    arrived.change(shared.keyed(desk.show_result), [arrived, shared.key], [shared.session, shared.known, shared.line, shared.kept], **quiet)
+    arrived.change(shared.keyed(desk.show_result), [arrived, shared.key], shared.states, **quiet)
 
 
 class Desk:
@@ -109,8 +109,7 @@ class Desk:
         """The session as it is now, where the page shows the one that was taught."""
         if not arrived or not isinstance(key, Owned) or key.name != arrived[1]:
             return (gr.skip(),) * 4
-        session = self.store.load(key, self.base)
-        return session, html.words(session), html.knows(session, self.base), mark("saved")
+        return showing(self.store.load(key, self.base), self.base, "saved")
 
 
 def end(store, base, key: Owned, jobs: Jobs, job: Job, report: Report) -> str:

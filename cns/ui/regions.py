@@ -57,63 +57,84 @@ COLOURS = ("#3f7de0", "#d9822b", "#2b9d6b", "#b8459c", "#7a5bd0", "#c0392b", "#1
 
 def build(base) -> tuple[list, gr.Slider]:
     """Layout first, wiring below. Returns the rows' components, to be read by `regions`, and how much is drawn together [%]."""
-    rows = []
-    with gr.Accordion("Regions", open=False, elem_id="regions"):
-        gr.HTML('<p class="cns-note">Words for a part of the picture, such as <b>a &lt;rex&gt; dog</b> on the left; the prompt above draws the rest. A later box lies over an earlier one.</p>')
-        preset = gr.Radio([NONE, *PRESETS], value=NONE, label="Layout", elem_id="layout")
-        preview = gr.HTML(drawn([]), min_height=0, elem_id="preview", js_on_load=DRAW)
-        gr.HTML(html.note(HINT))
-        for i in range(LIMIT):
-            with gr.Row(visible=False, elem_classes="cns-region") as row:
-                words = gr.Textbox(label=f"Words of box {i + 1}", max_lines=1, max_length=300, scale=3, min_width=140, elem_id=f"region-{i + 1}")
-                box = gr.Textbox(label="left, top, right, bottom", max_lines=1, max_length=60, scale=2, min_width=120)
-            rows.append((row, words, box))
-        gesture = gr.Textbox(visible="hidden", elem_id="drawn-box")  # what was done on the canvas, as JSON
-        with gr.Row(visible=False) as files:
-            save = gr.DownloadButton("Save this layout", size="sm")
-        together = gr.Slider(
-            0, 100, 100 * base.card.together, step=5, label="Drawn together [%]", elem_id="together",
-            info="Below 100, each box's words are drawn alone first and set into the box; then this share of the steps draws over all of them.",
-        )  # fmt: skip
-        load = gr.UploadButton("Load a layout", size="sm", file_types=[".json"], file_count="single")
-    parts, values = [c for row in rows for c in row], [c for _, words, box in rows for c in (words, box)]
+    page = Layout(base.card.together)
+    wire(page)
+    return page.values, page.together
 
-    def filled(found):
-        """Updates of all rows, of the preview and of the files' row."""
-        out = []
-        for i in range(LIMIT):
-            box, words = found[i] if i < len(found) else ((), "")
-            out += [gr.update(visible=i < len(found)), words, ", ".join(f"{v:g}" for v in box)]
-        return *out, drawn([(box, words) for box, words in found]), gr.update(visible=bool(found))
 
-    def choose(name, *values):
-        return filled([(box, words or "") for box, words in zip(PRESETS.get(name, ()), values[::2])])
+class Layout:
+    """The canvas and a row for each box; `parts` are all of a row, `values` what is read of it."""
 
-    @spoken
-    def place(text, *values):
-        return filled(placed(text, values))
+    def __init__(self, together: float):
+        with gr.Accordion("Regions", open=False, elem_id="regions"):
+            gr.HTML('<p class="cns-note">Words for a part of the picture, such as <b>a &lt;rex&gt; dog</b> on the left; the prompt above draws the rest. A later box lies over an earlier one.</p>')
+            self.preset = gr.Radio([NONE, *PRESETS], value=NONE, label="Layout", elem_id="layout")
+            self.preview = gr.HTML(drawn([]), min_height=0, elem_id="preview", js_on_load=DRAW)
+            gr.HTML(html.note(HINT))
+            rows = [self._row(i) for i in range(LIMIT)]
+            self.gesture = gr.Textbox(visible="hidden", elem_id="drawn-box")  # what was done on the canvas, as JSON
+            with gr.Row(visible=False) as self.files:
+                self.save = gr.DownloadButton("Save this layout", size="sm")
+            self.together = gr.Slider(
+                0, 100, 100 * together, step=5, label="Drawn together [%]", elem_id="together",
+                info="Below 100, each box's words are drawn alone first and set into the box; then this share of the steps draws over all of them.",
+            )  # fmt: skip
+            self.load = gr.UploadButton("Load a layout", size="sm", file_types=[".json"], file_count="single")
+        self.parts, self.values = [c for row in rows for c in row], [c for _, words, box in rows for c in (words, box)]
 
-    @spoken
-    def opened(path):
-        return None, *filled([(r.box, r.words) for r in load_layout(path)])
+    def _row(self, i: int) -> tuple:
+        with gr.Row(visible=False, elem_classes="cns-region") as row:
+            words = gr.Textbox(label=f"Words of box {i + 1}", max_lines=1, max_length=300, scale=3, min_width=140, elem_id=f"region-{i + 1}")
+            box = gr.Textbox(label="left, top, right, bottom", max_lines=1, max_length=60, scale=2, min_width=120)
+        return row, words, box
 
-    def look(*values):
-        return drawn([([float(v) for v in _numbers(b)], w or "") for w, b in zip(values[::2], values[1::2]) if (b or "").strip()])
 
-    @spoken
-    def kept(*values):
-        path = temp.new_file("layout.json")
-        path.write_text(json.dumps([asdict(r) for r in regions(values)], indent=1))
-        return str(path)
-
+def wire(page: Layout) -> None:
+    """Every event."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}  # in the queue, where an error is a message and no failed request
-    quick = {"queue": False, **quiet}
-    preset.input(choose, [preset, *values], [*parts, preview, files], **quick)
-    gesture.change(place, [gesture, *values], [*parts, preview, files], **quiet)
-    load.upload(opened, [load], [preset, *parts, preview, files], **quiet)
-    gr.on([c.input for c in values], look, values, [preview], **quick)
-    save.click(kept, values, [save], **quiet)
-    return values, together
+    quick, shown = {"queue": False, **quiet}, [*page.parts, page.preview, page.files]
+    page.preset.input(choose, [page.preset, *page.values], shown, **quick)
+    page.gesture.change(place, [page.gesture, *page.values], shown, **quiet)
+    page.load.upload(opened, [page.load], [page.preset, *shown], **quiet)
+    gr.on([c.input for c in page.values], look, page.values, [page.preview], **quick)
+    page.save.click(kept, page.values, [page.save], **quiet)
+
+
+def filled(found) -> tuple:
+    """Updates of all rows, of the preview and of the files' row."""
+    out = []
+    for i in range(LIMIT):
+        box, words = found[i] if i < len(found) else ((), "")
+        out += [gr.update(visible=i < len(found)), words, ", ".join(f"{v:g}" for v in box)]
+    return *out, drawn([(box, words) for box, words in found]), gr.update(visible=bool(found))
+
+
+def choose(name, *values) -> tuple:
+    """A preset's boxes, with the words that the rows have."""
+    return filled([(box, words or "") for box, words in zip(PRESETS.get(name, ()), values[::2])])
+
+
+@spoken
+def place(gesture, *values):
+    return filled(placed(gesture, values))
+
+
+@spoken
+def opened(path):
+    """No preset, and the boxes of a layout's file."""
+    return None, *filled([(r.box, r.words) for r in load_layout(path)])
+
+
+def look(*values) -> str:
+    return drawn(typed(values))
+
+
+@spoken
+def kept(*values):
+    """The path of a file with the layout."""
+    path = temp.new_file("layout.json")
+    path.write_text(json.dumps([asdict(r) for r in regions(values)], indent=1))
+    return str(path)
 
 
 def regions(values) -> tuple[Region, ...]:
@@ -123,7 +144,7 @@ def regions(values) -> tuple[Region, ...]:
 
 def placed(gesture: str, values) -> list[tuple[list[float], str]]:
     """(box, words) of every row after `gesture`: JSON with a `box` for row `index`, none to take it away, index -1 for a new one."""
-    found = [([float(v) for v in _numbers(box or "")], words or "") for words, box in zip(values[::2], values[1::2]) if (box or "").strip()]
+    found = typed(values)
     asked = json.loads(gesture)
     index, box = int(asked["index"]), [float(v) for v in asked["box"]]
     if index < 0:
@@ -133,13 +154,18 @@ def placed(gesture: str, values) -> list[tuple[list[float], str]]:
     return found[:index] + [(box, words) for _, words in kept] + found[index + 1 :]
 
 
-def _numbers(box: str) -> list[str]:
+def typed(values) -> list[tuple[list[float], str]]:
+    """(box, words) of every row with something for a box; no numbers where it is none."""
+    return [(_numbers(box), words or "") for words, box in zip(values[::2], values[1::2]) if (box or "").strip()]
+
+
+def _numbers(box: str) -> list[float]:
     """The four numbers of a box that can be shown, else none."""
-    numbers = box.split(",")
     try:
-        return numbers if len([float(v) for v in numbers if 0 <= float(v) <= 1]) == 4 else []
+        numbers = [float(v) for v in box.split(",")]
     except ValueError:
         return []
+    return numbers if len([v for v in numbers if 0 <= v <= 1]) == 4 else []
 
 
 def drawn(boxes, side=200) -> str:

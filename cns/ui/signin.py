@@ -12,8 +12,7 @@ import gradio as gr
 
 from ..store.people import People, Person
 from ..store.versions import Owned, is_key
-from . import html
-from .common import Shared, mark, spoken
+from .common import Shared, showing, spoken
 
 SIGN = "@"
 EXPIRED = "you are not signed in, or not any more: reload this page and sign in again; what was taught before is kept"
@@ -149,8 +148,7 @@ def build(base, store, shared: Shared, panel: gr.Accordion) -> None:
         if not isinstance(key, Owned):
             raise ValueError(EXPIRED)
         wanted = Owned(key.user, (name or "").strip().lower())
-        session = store.load(wanted, base)
-        return session, html.words(session), html.knows(session, base), mark(""), SIGN + wanted.name
+        return *showing(store.load(wanted, base), base), SIGN + wanted.name
 
     gr.on([panel.expand, shared.key.change], mine, [shared.key], [own, names], show_progress="hidden", api_visibility="private")
-    enter.click(open_name, [names, shared.key], [shared.session, shared.known, shared.line, shared.kept, shared.key], api_visibility="private")
+    enter.click(open_name, [names, shared.key], [*shared.states, shared.key], api_visibility="private")

@@ -18,6 +18,7 @@ from . import gpu, html, temp, zerogpu
 from .common import Shared, keep_session, mark, spoken
 
 KEEP, DROP = "Stop and keep", "Stop and discard"
+UNSEEN = "Your pictures, cropped to the square that it learns from."
 STOPPED = "Stopped: nothing of it was kept, what was known before is as it was."
 READY = Path(__file__).parents[2] / "assets" / "concepts"
 
@@ -28,155 +29,201 @@ def ready_concepts(folder: Path) -> list[dict]:
     return [{**about, "images": [str(at / i) for i in about["images"]]} for at, about in found]
 
 
-def build(base, store, shared: Shared, folder=None, rent=None):
-    """Layout first, wiring below. Returns what teaches a ready thing, by name, after an event.
+def build(base, store, shared: Shared, rent=None):
+    """Returns what teaches a ready thing, by name, after an event. `rent` builds what teaches the same inputs on another machine."""
+    ready = ready_concepts(READY)
+    page = Layout(base, ready, rent)
+    shared.offer = page.offer, page.offered
+    return wired(page, Desk(base, store, shared, page, ready), shared)
 
-    `rent` builds what teaches the same inputs on another machine.
-    """
-    ready = ready_concepts(folder or READY)
-    defaults = TeachSettings.of(base)
-    with gr.Row(visible=False, elem_id="draft") as offer:
-        offered = gr.HTML()
-        back = gr.Button("Put them back", size="sm", scale=0, min_width=130, elem_id="draft-back")
-        forget = gr.Button("Discard", size="sm", scale=0, min_width=90)
-    with gr.Row():
-        with gr.Column(scale=5):
-            gr.Markdown("**1. Pick a ready thing**", elem_classes="cns-step")
-            picks = gr.Gallery(
-                [(c["images"][1], c["class_word"]) for c in ready], label="Ready things", show_label=False, columns=5, allow_preview=False, object_fit="cover",
-                interactive=False, elem_id="ready", elem_classes="cns-grid", buttons=[], format="png",
-            )  # fmt: skip
-            gr.Markdown("**...or drop 1 to 10 pictures of your own** (files, clipboard, webcam)", elem_classes="cns-step")
-            images = gr.Gallery(
-                label="Your pictures", show_label=False, type="filepath", interactive=True, columns=5, height=150, object_fit="cover",
-                format="png", sources=["upload", "clipboard", "webcam"], file_types=["image"], elem_id="images", buttons=[],
-            )  # fmt: skip
-            gr.Markdown("**What the model sees**", elem_classes="cns-step")
-            seen = gr.HTML(html.empty("Your pictures, cropped to the square that it learns from."), elem_id="seen")
-        with gr.Column(scale=5):
-            with gr.Row():
-                name = gr.Textbox(label="2. Name it", placeholder="rex", max_lines=1, max_length=64, elem_id="name")
-                word = gr.Textbox(label="What kind of thing?", placeholder="dog face", max_lines=1, max_length=64, elem_id="word")
-            guess = gr.Radio(label="Suggested from your pictures", visible=bool(base.scorer), elem_id="guess")
-            with gr.Accordion("Advanced", open=False):
-                steps = gr.Slider(10, 1000, defaults.steps, step=10, label="Training steps", elem_id="steps")
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            teach = gr.Button("3. Teach", variant="primary", elem_id="teach")
-            price = gr.HTML(elem_id="price")
-            with gr.Row(visible=False, elem_id="stops") as stops:  # in the place of the price
-                keep = gr.Button(KEEP, size="sm", elem_id="stop-keep")
-                drop = gr.Button(DROP, size="sm", elem_id="stop-drop")
-            paused = gr.State(None)
-            with gr.Row(visible=False) as taken:
-                more = gr.Button("Teach it these pictures, too", size="sm", elem_id="more")
-                again = gr.Button(size="sm", elem_id="again")
-            queue = gr.HTML(elem_id="queue")
-            live = gr.HTML(html.empty("While it learns, you see here how far it is and how well it draws your thing."), elem_id="live")
-            result = gr.HTML(elem_id="result")
-            if rent:
-                rent([images, name, word, steps, seed])
 
-    def pick(event: gr.SelectData):
-        return filled(ready[event.index])
+class Layout:
+    """What the tab shows."""
+
+    def __init__(self, base, ready: list[dict], rent):
+        with gr.Row(visible=False, elem_id="draft") as self.offer:
+            self.offered = gr.HTML()
+            self.back = gr.Button("Put them back", size="sm", scale=0, min_width=130, elem_id="draft-back")
+            self.forget = gr.Button("Discard", size="sm", scale=0, min_width=90)
+        with gr.Row():
+            with gr.Column(scale=5):
+                self._pictures(ready)
+            with gr.Column(scale=5):
+                self._words(base)
+                self._course()
+                self.thing = [self.images, self.name, self.word]
+                self.lesson = [*self.thing, self.steps, self.seed]
+                if rent:
+                    rent(self.lesson)
+
+    def _pictures(self, ready):
+        gr.Markdown("**1. Pick a ready thing**", elem_classes="cns-step")
+        self.picks = gr.Gallery(
+            [(c["images"][1], c["class_word"]) for c in ready], label="Ready things", show_label=False, columns=5, allow_preview=False, object_fit="cover",
+            interactive=False, elem_id="ready", elem_classes="cns-grid", buttons=[], format="png",
+        )  # fmt: skip
+        gr.Markdown("**...or drop 1 to 10 pictures of your own** (files, clipboard, webcam)", elem_classes="cns-step")
+        self.images = gr.Gallery(
+            label="Your pictures", show_label=False, type="filepath", interactive=True, columns=5, height=150, object_fit="cover",
+            format="png", sources=["upload", "clipboard", "webcam"], file_types=["image"], elem_id="images", buttons=[],
+        )  # fmt: skip
+        gr.Markdown("**What the model sees**", elem_classes="cns-step")
+        self.seen = gr.HTML(html.empty(UNSEEN), elem_id="seen")
+
+    def _words(self, base):
+        with gr.Row():
+            self.name = gr.Textbox(label="2. Name it", placeholder="rex", max_lines=1, max_length=64, elem_id="name")
+            self.word = gr.Textbox(label="What kind of thing?", placeholder="dog face", max_lines=1, max_length=64, elem_id="word")
+        self.guess = gr.Radio(label="Suggested from your pictures", visible=bool(base.scorer), elem_id="guess")
+        with gr.Accordion("Advanced", open=False):
+            self.steps = gr.Slider(10, 1000, TeachSettings.of(base).steps, step=10, label="Training steps", elem_id="steps")
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+
+    def _course(self):
+        self.teach = gr.Button("3. Teach", variant="primary", elem_id="teach")
+        self.price = gr.HTML(elem_id="price")
+        with gr.Row(visible=False, elem_id="stops") as self.stops:  # in the place of the price
+            self.keep = gr.Button(KEEP, size="sm", elem_id="stop-keep")
+            self.drop = gr.Button(DROP, size="sm", elem_id="stop-drop")
+        self.paused = gr.State(None)
+        with gr.Row(visible=False) as self.taken:
+            self.more = gr.Button("Teach it these pictures, too", size="sm", elem_id="more")
+            self.again = gr.Button(size="sm", elem_id="again")
+        self.queue = gr.HTML(elem_id="queue")
+        self.live = gr.HTML(html.empty("While it learns, you see here how far it is and how well it draws your thing."), elem_id="live")
+        self.result = gr.HTML(elem_id="result")
+
+
+class Desk:
+    """What the tab's controls do."""
+
+    def __init__(self, base, store, shared: Shared, page: Layout, ready: list[dict]):
+        self.base, self.store, self.shared, self.page, self.ready = base, store, shared, page, ready
+
+    def pick(self, event: gr.SelectData):
+        return filled(self.ready[event.index])
 
     @spoken
-    def view(files):
+    def view(self, files):
+        """(what the model sees of the pictures, the class words that fit)"""
         if not files:
-            return html.empty("Your pictures, cropped to the square that it learns from."), gr.update(choices=[], value=None)
-        pictures = [square(i, base.size) for i in load_images([path for path, _ in files])]
+            return html.empty(UNSEEN), gr.update(choices=[], value=None)
+        pictures = [square(i, self.base.size) for i in load_images([path for path, _ in files])]
         fits = gpu.suggest(pictures)
         return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None)
 
-    def run(files, name, word, steps, seed, session, run_id, key, paused_at, more=False):
+    def run(self, files, name, word, steps, seed, session, run_id, key, paused_at, more=False):
+        """Yields updates of the page, by component, until the thing is learned and kept or the teaching was stopped."""
+        page, steps, seed = self.page, int(steps), int(seed or 0)
         concept = Concept(name, word, load_images([path for path, _ in files or []]))
         try:
-            check(base, session, concept, more)
+            check(self.base, session, concept, more)
         except AlreadyTaught:
-            yield {taken: gr.update(visible=True), again: f"Teach it as <{free_name(concept.name, session)}> instead"}
+            yield {page.taken: gr.update(visible=True), page.again: f"Teach it as <{free_name(concept.name, session)}> instead"}
             raise
         gpu.clear(run_id)
-        steps = int(steps)
-        keep_draft(store, key, files, name, word, steps, int(seed or 0))
-        settings = TeachSettings.of(base, steps=steps, seed=int(seed or 0))
-        asleep = teach, shared.restart, shared.lesson, *shared.asleep
-        busy = {**{b: gr.update(interactive=False) for b in asleep}, stops: gr.update(visible=True), price: gr.update(visible=False), result: "", taken: gr.update(visible=False)}
-        idle = {**{b: gr.update(interactive=True) for b in asleep}, shared.lesson: gr.update(interactive=not html.words(session)), stops: gr.update(visible=False),
-                price: gr.update(visible=True), offer: gr.update(visible=False), keep: gr.update(value=KEEP, interactive=True), drop: gr.update(value=DROP, interactive=True)}  # fmt: skip
-        losses, preview = [], None
+        keep_draft(self.store, key, files, name, word, steps, seed)
+        settings = TeachSettings.of(self.base, steps=steps, seed=seed)
         progress = paused_at.progress if paused_at and paused_at.fits(session, concept, settings, more) else None
+        last = yield from self._learned(session, concept, settings, more, progress, run_id)
+        if last.stage == "stopped":
+            end = {page.live: html.empty(STOPPED), page.result: ""}
+        else:
+            end = self._kept(last, keep_session(self.store, key, last.session, "teach", concept.name, session))
+        drop_draft(self.store, key)
+        yield {**self._idle(session), page.paused: None, **end}
+
+    def _learned(self, session, concept, settings, more, progress, run_id):
+        """Yields how far it is; returns the last event. After an error the page holds what the teaching can go on from."""
+        page, losses, preview = self.page, [], None
         events = gpu.learn(session, concept, settings, run_id, more, progress)
         try:
             for event in events:
                 progress = event.progress or progress
                 losses += [event.loss] if event.loss is not None and event.stage == "train" else []
                 preview = event.preview or preview
-                if event.stage == "stopped":
-                    drop_draft(store, key)
-                    yield {**idle, live: html.empty(STOPPED), result: "", paused: None}
-                    return
-                if event.session:
-                    break
-                yield {**busy, live: html.progress(event, losses, preview)}
+                if event.session or event.stage == "stopped":
+                    return event
+                yield {**self._busy(), page.live: html.progress(event, losses, preview)}
         except Exception:
             left = Paused(session, concept, settings, more, progress) if progress else None
-            yield {**idle, live: html.empty(left.words) if left else "", paused: left}
+            yield {**self._idle(session), page.live: html.empty(left.words) if left else "", page.paused: left}
             raise
         finally:
             events.close()
-        note = keep_session(store, key, event.session, "teach", concept.name, session)
-        drop_draft(store, key)
-        yield {
-            **idle, live: "", paused: None, result: html.taught(event), shared.session: event.session,
-            shared.known: html.words(event.session), shared.line: html.knows(event.session, base), shared.kept: mark(note),
+
+    def _asleep(self, interactive: bool) -> dict:
+        return {b: gr.update(interactive=interactive) for b in (self.page.teach, self.shared.restart, self.shared.lesson, *self.shared.asleep)}
+
+    def _busy(self) -> dict:
+        page, gone = self.page, gr.update(visible=False)
+        return {**self._asleep(False), page.stops: gr.update(visible=True), page.price: gone, page.taken: gone, page.result: ""}
+
+    def _idle(self, session) -> dict:
+        page, gone = self.page, gr.update(visible=False)
+        return {
+            **self._asleep(True), self.shared.lesson: gr.update(interactive=not html.words(session)), page.stops: gone, page.price: gr.update(visible=True),
+            page.offer: gone, page.keep: gr.update(value=KEEP, interactive=True), page.drop: gr.update(value=DROP, interactive=True),
         }  # fmt: skip
 
-    @spoken
-    def stop(what, run_id):
-        temp.made(gpu.flag(run_id, what)).touch()
-        stopping, other = gr.update(value="Stopping...", interactive=False), gr.update(interactive=False)
-        return (stopping, other) if what == "keep" else (other, stopping)
+    def _kept(self, last, note: str) -> dict:
+        page, shared, session = self.page, self.shared, last.session
+        return {
+            page.live: "", page.result: html.taught(last), shared.session: session, shared.known: html.words(session),
+            shared.line: html.knows(session, self.base), shared.kept: mark(note),
+        }  # fmt: skip
 
-    @shared.keyed
-    def put_back(key):
-        if not (draft := store.draft(key)):
+    def put_back(self, key):
+        if not (draft := self.store.draft(key)):
             raise ValueError("these pictures are no longer here: choose them again")
-        about = draft.settings
-        return load_images(draft.images), about.get("name", ""), about.get("word", ""), about.get("steps", defaults.steps), about.get("seed", 0), gr.update(visible=False)
+        about, steps = draft.settings, TeachSettings.of(self.base).steps
+        return load_images(draft.images), about.get("name", ""), about.get("word", ""), about.get("steps", steps), about.get("seed", 0), gr.update(visible=False)
 
-    @shared.keyed
-    def discard(key):
-        drop_draft(store, key)
+    def discard(self, key):
+        drop_draft(self.store, key)
         return gr.update(visible=False)
 
-    look = {"concurrency_id": "look", "concurrency_limit": 2, "show_progress_on": [seen], "api_visibility": "private"}
-    picks.select(pick, None, [images, name, word], queue=False, api_visibility="private").then(
-        view, [images], [seen, guess], **look
-    )
-    gr.on([images.upload, images.delete], view, [images], [seen, guess], **look)
-    guess.select(lambda w: w, [guess], [word], queue=False, api_visibility="private")
-    teaching = {
-        "fn": shared.keyed(run), "inputs": [images, name, word, steps, seed, shared.session, shared.run, shared.key, paused],
-        "outputs": [teach, paused, taken, again, stops, price, keep, drop, live, result, shared.session, shared.known, shared.line, shared.restart, shared.lesson, shared.kept, offer, *shared.asleep],
-        "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [queue], "api_visibility": "private",
+
+def wired(page: Layout, desk: Desk, shared: Shared):
+    """Every event of the tab. Returns what teaches a ready thing, by name, after an event."""
+    quick = {"queue": False, "api_visibility": "private"}
+    seeing = {
+        "fn": desk.view, "inputs": [page.images], "outputs": [page.seen, page.guess],
+        "concurrency_id": "look", "concurrency_limit": 2, "show_progress_on": [page.seen], "api_visibility": "private",
     }  # fmt: skip
-    teach.click(**teaching)
-    more.click(**{**teaching, "fn": shared.keyed(partial(run, more=True))})
-    again.click(spoken(free_name), [name, shared.session], [name], queue=False, api_visibility="private").then(**teaching)
-    name.change(lambda: gr.update(visible=False), None, [taken], queue=False, show_progress="hidden", api_visibility="private")
-    shared.known.change(lambda known: gr.skip() if known else "", [shared.known], [result], queue=False, api_visibility="private")
-    back.click(put_back, [shared.key], [images, name, word, steps, seed, offer], api_visibility="private").then(view, [images], [seen, guess], **look)
-    forget.click(discard, [shared.key], [offer], queue=False, api_visibility="private")
-    shared.offer = offer, offered
+    teaching = {
+        "fn": shared.keyed(desk.run), "inputs": [*page.lesson, shared.session, shared.run, shared.key, page.paused],
+        "outputs": [page.teach, page.paused, page.taken, page.again, page.stops, page.price, page.keep, page.drop, page.live, page.result, shared.session, shared.known, shared.line,
+                    shared.restart, shared.lesson, shared.kept, page.offer, *shared.asleep],
+        "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [page.queue], "api_visibility": "private",
+    }  # fmt: skip
+    page.picks.select(desk.pick, None, page.thing, **quick).then(**seeing)
+    gr.on([page.images.upload, page.images.delete], **seeing)
+    page.guess.select(lambda w: w, [page.guess], [page.word], **quick)
+    page.teach.click(**teaching)
+    page.more.click(**{**teaching, "fn": shared.keyed(partial(desk.run, more=True))})
+    page.again.click(spoken(free_name), [page.name, shared.session], [page.name], **quick).then(**teaching)
+    page.name.change(lambda: gr.update(visible=False), None, [page.taken], show_progress="hidden", **quick)
+    shared.known.change(lambda known: gr.skip() if known else "", [shared.known], [page.result], **quick)
+    page.back.click(shared.keyed(desk.put_back), [shared.key], [*page.lesson, page.offer], api_visibility="private").then(**seeing)
+    page.forget.click(shared.keyed(desk.discard), [shared.key], [page.offer], **quick)
+    gr.on(None, cost, [page.steps, shared.known], [page.price], show_progress="hidden", api_visibility="private")
+    for button, what in ((page.keep, "keep"), (page.drop, "drop")):
+        button.click(partial(stop, what), [shared.run], [page.keep, page.drop], show_progress="hidden", **quick)
 
-    def lesson(start, name_of_it: str):
-        chosen = next((c for c in ready if c["name"] == name_of_it), ready[0])
-        there = start.then(lambda: filled(chosen), None, [images, name, word], queue=False, api_visibility="private")
-        there.then(view, [images], [seen, guess], **look).then(**teaching)
+    def lesson(start, name: str):
+        chosen = next((c for c in desk.ready if c["name"] == name), desk.ready[0])
+        start.then(lambda: filled(chosen), None, page.thing, **quick).then(**seeing).then(**teaching)
 
-    gr.on(None, cost, [steps, shared.known], [price], show_progress="hidden", api_visibility="private")
-    for button, what in ((keep, "keep"), (drop, "drop")):
-        button.click(partial(stop, what), [shared.run], [keep, drop], queue=False, show_progress="hidden", api_visibility="private")
     return lesson
+
+
+@spoken
+def stop(what: str, run_id: str):
+    """End what is being taught: "keep" what it has learned, or "drop" it."""
+    temp.made(gpu.flag(run_id, what)).touch()
+    stopping, other = gr.update(value="Stopping...", interactive=False), gr.update(interactive=False)
+    return (stopping, other) if what == "keep" else (other, stopping)
 
 
 def filled(chosen: dict) -> tuple:
