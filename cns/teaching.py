@@ -98,7 +98,7 @@ def teach(
     settings, session = settings or TeachSettings.of(base), session or Session.new(base)
     yield TeachEvent("select", progress.step if progress else 0, settings.steps)
     stop, began = Stop(should_stop, bool(progress and progress.stopped)), time.monotonic() - (progress.seconds if progress else 0)
-    run = Teaching(base, session, concept, settings, progress)
+    run = Teaching(base, session, concept, settings, progress=progress)
     try:
         yield from _chosen(run, stop)
         yield from _trained(run, stop, settings.steps if until is None else min(until, settings.steps))
@@ -163,9 +163,11 @@ def _remembered(run: "Teaching", stop: Stop, seconds: float) -> Iterator[TeachEv
 class Teaching:
     """One teaching in progress: latents, masks, and the optimizer over selected entries and the token alone."""
 
-    def __init__(self, base, session: Session, concept: Concept, settings: TeachSettings, progress: Progress | None = None):
-        """`progress`: go on from there. Call `begin` before all else."""
-        self.base, self.session, self.concept, self.settings, self.resumed = base, session, concept, settings, progress
+    def __init__(
+        self, base, session: Session, concept: Concept, settings: TeachSettings, choose: Callable | None = None, progress: Progress | None = None
+    ):
+        """`choose(base, masks)` may replace the concept's masks, for ablations; `progress`: go on from there. Call `begin` before all else."""
+        self.base, self.session, self.concept, self.settings, self.choose, self.resumed = base, session, concept, settings, choose, progress
         self.step = progress.step if progress else 0
         self.loss: float | None = progress.loss if progress else None
         self.pace, self.drawing = 0.0, 0.0  # seconds of a step and of a picture, once there was one
@@ -199,7 +201,8 @@ class Teaching:
             self.rms, self.factors = self.known.rms, self.known.gradients
         else:
             selection, self.rms, self.factors = start.selection, start.rms, start.factors
-            self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in selection.concept.items()}  # flat int64 [k]
+            masks = self.choose(base, selection.concept) if self.choose else selection.concept
+            self.index = {n: m.flatten().nonzero().squeeze(1) for n, m in masks.items()}  # flat int64 [k]
             self.funnel = {n: [int(selection.base[n].sum()), len(i), base.weights[n].numel()] for n, i in self.index.items()}
             self.general = {n: pack(m) for n, m in selection.general.items()}
         self.at = {n: i.to(base.device) for n, i in self.index.items()}

@@ -209,13 +209,13 @@ class Joint(FinetuneKV):
 
 
 class Cns(Method):
-    """Concept Neuron Selection as the settings say."""
+    """Concept Neuron Selection as the settings say; `choose` may change the masks, for ablations."""
 
     reads = tuple(f.name for f in fields(TeachSettings))
 
-    def __init__(self, base, settings):
+    def __init__(self, base, settings, choose=None):
         super().__init__(base, settings)
-        self.session = Session.new(base)
+        self.session, self.choose = Session.new(base), choose
 
     def teach(self, concept):
         self.session = self.learn(concept, self.session)
@@ -223,7 +223,7 @@ class Cns(Method):
 
     def learn(self, concept, session) -> Session:
         began = time.monotonic()
-        run = Teaching(self.base, session, concept, self.settings).begun()
+        run = Teaching(self.base, session, concept, self.settings, self.choose).begun()
         with run.patched():
             while run.step < self.settings.steps:
                 run.train_step()
