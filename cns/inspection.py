@@ -18,6 +18,7 @@ from torch import Tensor
 from .factored import restored
 from .selection import general_count, importance, is_key, layer_of, select_sensitive, top
 from .session import Learned, Session
+from .teaching import TeachSettings
 
 COLOURS = (  # 3:1 on light and on dark pages, and, as far as ten can be, apart for the colour-blind; the first ones most
     "#3f7de0", "#c27a22", "#b42d69", "#a587b4", "#875a00", "#5a3cff", "#ff5a78", "#007896", "#873cc3", "#00a578",
@@ -250,6 +251,12 @@ def norms(base) -> dict[str, float]:
         return {n: float(w.detach().float().norm()) for n, w in base.weights.items()}
 
 
+def thresholds(base, c: Learned) -> tuple[float, float]:
+    """(rho, gamma) that concept `c` was taught at; what its session does not say is the base's own."""
+    own, said = TeachSettings.of(base), c.stats.get("settings", {})
+    return said.get("base_share", own.base_share), said.get("general_share", own.general_share)
+
+
 class Selector:
     """Neurons at any thresholds by the score that chose them, from what a session keeps. It has its own copy of the base's K and V, which nothing patches."""
 
@@ -264,11 +271,11 @@ class Selector:
         return {n: general_count(w.float(), self._calibration()[layer_of(n)].cpu().float(), rho).short() for n, w in self.weights.items()}
 
     def select(self, c: Learned, rho: float, gamma: float) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-        """(flat indices, funnel counts (base, concept, all)) per weight of concept `c`; rho in (0, 1], gamma in [0, 1].
+        """(flat indices, funnel counts (base, concept, all)) per weight of concept `c`; rho in (0, 1], gamma in [0, 1], or 1.01: then nothing is general.
 
         Raises ValueError when the session is too old to have kept what it takes.
         """
-        if not 0 < rho <= 1 or not 0 <= gamma <= 1:
+        if not 0 < rho <= 1 or not 0 <= gamma <= 1.01:
             raise ValueError(f"`rho` is {rho} and `gamma` {gamma}: choose rho above 0 and up to 1, gamma 0 to 1")
         if not c.rms:
             raise ValueError(

@@ -8,6 +8,7 @@ from ..teaching import TeachSettings
 from . import generate, gpu, html, owning, plots, probing
 from .common import Shared, spoken
 
+LEAST, MOST = 0.02, 0.6  # of rho, on the slider
 NOTHING = "Teach something first. Then this page shows which of the model's weights learned it, where they lie, and what the picture becomes without them."
 NEARLY = (
     "{}'s neurons were chosen by the gradient of its loss, of which the session keeps the rows' and the columns' means: between them the sliders choose nearly, "
@@ -58,7 +59,7 @@ class Layout:
             "**Other thresholds.** Nothing is trained here: the sliders choose neurons anew, as if the concepts had been taught so. rho is the share of "
             "each matrix (by gradient: of all of them together) that counts as strong, gamma the share of unrelated prompts that makes a neuron general."
         )
-        self.rho = gr.Slider(0.02, 0.6, defaults.base_share, step=0.02, label="rho: base neurons", elem_id="rho")
+        self.rho = gr.Slider(LEAST, MOST, defaults.base_share, step=0.02, label="rho: base neurons", elem_id="rho")
         self.gamma = gr.Slider(0, 1, defaults.general_share, step=0.05, label="gamma: general neurons", elem_id="gamma")
         self.other = gr.HTML(elem_id="other-score")
         self.as_taught = gr.Button("As taught", size="sm", elem_id="as-taught")
@@ -68,8 +69,7 @@ class Desk:
     """What the controls do."""
 
     def __init__(self, base):
-        settings = TeachSettings.of(base)
-        self.base, self.usual = base, (settings.base_share, settings.general_share)  # rho and gamma
+        self.base = base
         self.norms, self.selector = inspection.norms(base), inspection.Selector(base, gpu.calibration)
 
     def refresh(self, session, asked):
@@ -84,27 +84,30 @@ class Desk:
     def show(self, session, name, by):
         """All about one concept."""
         if not session or not name:
-            return "", "", "", "", "", "", *self.usual, "", ""
+            return "", "", "", "", "", "", gr.skip(), gr.skip(), "", ""
         concept = session.concept(name)
         s = concept.stats
         rows = [("base neurons", f"{s['base_neurons']:,}"), ("general, taken away", f"{s['general_removed']:,}"), ("concept neurons, trained", f"{s['neurons']:,}"),
                 ("of the model", f"{s['share_of_model']:.2%}"), ("shared with earlier concepts", f"{s['shared_with_earlier']:,}")]  # fmt: skip
         drawn = inspection.growth(self.base, session), inspection.spread(self.base, session, by), inspection.updates(self.norms, session)
         nearly = html.note(NEARLY.format(f"<{name}>")) if concept.gradients else ""
-        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *self.usual, "", nearly
+        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *slid(*inspection.thresholds(self.base, concept)), "", nearly
 
     @spoken
     def reselect(self, session, name, rho, gamma):
         """The neurons by other thresholds."""
         if not session or not name:
             return "", ""
-        if (rho, gamma) == self.usual:
+        if (rho, gamma) == inspection.thresholds(self.base, session.concept(name)):
             return taught(session, name)
         drawn = self.selector.plots(session, name, rho, gamma)
         return tuple(plots.shown(p, f"{name}-{p.key}-rho{rho:g}-gamma{gamma:g}") for p in drawn)
 
     def reset(self, session, name):
-        return *self.usual, *self.reselect(session, name, *self.usual)
+        """As it was taught again."""
+        if not session or not name:
+            return gr.skip(), gr.skip(), "", ""
+        return *slid(*inspection.thresholds(self.base, session.concept(name))), *taught(session, name)
 
     @spoken
     def divide(self, session, by):
@@ -125,6 +128,11 @@ def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     page.by.input(desk.divide, [shared.session, page.by], [page.where], **hidden)
     quieted = page.quiet.click(without, [shared.session, page.name, shared.run], [page.pair], concurrency_id="draw", **private)
     page.stop.click(spoken(generate.stopped), [shared.run], [page.status], queue=False, cancels=[quieted, *page.probings], **hidden)
+
+
+def slid(rho: float, gamma: float) -> tuple:
+    """The sliders at a concept's own thresholds, as long as those take."""
+    return gr.update(value=rho, minimum=min(LEAST, rho), maximum=max(MOST, rho)), gr.update(value=gamma, maximum=max(1, gamma))
 
 
 def taught(session, name: str) -> tuple[str, str]:

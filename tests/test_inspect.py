@@ -1,0 +1,29 @@
+"""What the Inspect tab says and shows of a session, without a browser."""
+
+import pytest
+from conftest import picture, taught
+
+import cns
+from cns.ui import gpu, inspect
+
+
+@pytest.fixture(scope="module")
+def desk(tiny_base):
+    gpu.use(tiny_base)
+    return inspect.Desk(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def session(tiny_base, rex):
+    """`rex` as is usual here, and two things taught otherwise."""
+    session = taught(tiny_base, cns.Concept("max", "dog", [picture("blue")]), rex, base_share=0.1, general_share=0.8)
+    return taught(tiny_base, cns.Concept("all", "cat", [picture("gray")]), session, base_share=1.0, general_share=1.01)
+
+
+@pytest.mark.parametrize(("name", "rho", "gamma", "most"), [("rex", 0.2, 0.5, (0.6, 1)), ("max", 0.1, 0.8, (0.6, 1)), ("all", 1.0, 1.01, (1.0, 1.01))])
+def test_the_sliders_stand_where_the_concept_was_taught_and_as_taught_puts_them_back(desk, session, name, rho, gamma, most):
+    shown, reset = desk.show(session, name, "block")[6:8], desk.reset(session, name)
+    for sliders in (shown, reset[:2]):
+        assert [s["value"] for s in sliders] == [rho, gamma] and tuple(s["maximum"] for s in sliders) == most
+    assert reset[2:] == desk.reselect(session, name, rho, gamma) and "if rho were" not in reset[2]
+    assert "if rho were 0.3 " in desk.reselect(session, name, 0.3, gamma)[0]
