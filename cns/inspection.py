@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .factored import restored
+from .scores import CLIP_I
 from .selection import general_count, importance, is_key, layer_of, select_sensitive, top
 from .session import Learned, Session
 from .teaching import TeachSettings
@@ -100,9 +101,9 @@ def funnel_of(token: str, counts: dict[str, list[int]]) -> Plot:
     )  # fmt: skip
     return Plot(
         "funnel", "stack", f"The funnel of {token}",
-        "Every cross-attention layer reads the prompt through a key (K) and a value (V) matrix. A whole bar is the share of a matrix that responds strongly "
-        "to this concept, the base neurons. What responds to unrelated prompts, too, is general and taken away; the blue rest are the concept neurons, "
-        "the only weights that are trained.",
+        "Each layer that reads the prompt does so by two matrices: keys (K) decide where in the picture a word counts, values (V) what it puts there. One number "
+        "in them is a neuron here. A whole bar shows the base neurons, the share of a matrix that matters most for this concept. Those that unrelated "
+        "prompts need, too, are general and stay as they are; the blue rest are the concept neurons, which alone are trained.",
         tuple(r[0] for r in rows), ("concept neurons", "general neurons"), values, "% of the matrix", said,
         ("matrix", "weights", "base", "general", "concept"), tuple(rows),
     )  # fmt: skip
@@ -126,10 +127,22 @@ def spread(base, session: Session, by: str = "block") -> Plot:
     )
     return Plot(
         f"where-{by}", beside(tokens), f"Where the concepts live, by {WAYS[by]}",
-        "How each concept's neurons spread over the network. Down blocks take the picture in, up blocks draw it, mid sees it as a whole; a low resolution "
-        "decides on shapes, a high one on texture. Keys (K) say where a word is looked at, values (V) what is put there; heads look at different things.",
+        f"How much of each concept's neurons lies in each part of the network. {_parts_said(parts, by)}",
         tuple(parts), tokens, values, "% of its neurons", said, (WAYS[by], *tokens), tuple((p, *map(int, ks)) for p, ks in zip(parts, count)),
     )  # fmt: skip
+
+
+def _parts_said(parts: list[str], by: str) -> str:
+    """What the parts do."""
+    halving, alike = any(p.startswith("down") for p in parts), by == "resolution" and len(parts) == 1
+    return {
+        "block": "A picture passes through the blocks from top to bottom" + (": down blocks take it in, mid sees it as a whole, up blocks draw it." if halving else "."),
+        "resolution": "All layers of this model see the picture equally finely."
+        if alike
+        else "It is how finely a layer sees the picture: coarse ones settle the shape, fine ones the details.",
+        "kind": "Keys decide where in the picture a word counts, values what it puts there.",
+        "head": "A layer looks for several things at once, with one of its heads for each.",
+    }[by]
 
 
 def _parts(base, name: str, index: Tensor, by: str) -> list[tuple[str, int]]:
@@ -179,8 +192,8 @@ def overlap(session: Session, masks: list[dict[str, Tensor]] | None = None) -> P
     pairs = tuple((a, b, int(both[i, j]), round(float(jaccard[i, j]), 6)) for i, a in enumerate(tokens) for j, b in enumerate(tokens))
     return Plot(
         "overlap", "heat", "What concepts share",
-        "The Jaccard index of two concepts is the number of neurons that both use over the number that either uses: 0 for none, 1 for the same ones. Few shared "
-        "neurons mean that teaching one hardly touches the other.",
+        "The Jaccard index of two concepts: the neurons that both have, as a share of those that either has. 0 means none in common, 1 means the same ones. "
+        "The fewer they share, the less one changes what the other learned.",
         tokens, tokens, jaccard, "Jaccard index", said, ("concept", "other", "shared", "jaccard"), pairs, 1.0,
     )  # fmt: skip
 
@@ -196,8 +209,8 @@ def growth(base, session: Session) -> Plot:
     share = 100 / base.parameters
     return Plot(
         "growth", "stack", "How the memory grows",
-        "After each concept: the weights that were changed before it, and those that are new with it. What a concept shares with earlier ones "
-        "costs no new weight, so the session grows more slowly than the sum of its concepts.",
+        "How much of the model is changed after each concept: what was changed before it, and what is new with it. Neurons that a concept shares with earlier "
+        "ones are changed already, so the memory grows more slowly than the sum of its concepts.",
         tuple(f"after {r[0]}" for r in rows), ("changed before", "new"), np.array([[share * (r[4] - r[3]), share * r[3]] for r in rows]).reshape(-1, 2),
         "% of the model", tuple((f"before {t}: {now - new:,} weights changed", f"{t}: {new:,} new, {old:,} of its {own:,} shared; {now:,} in all") for t, own, old, new, now in rows),
         ("concept", "neurons", "shared", "new", "union"), tuple(rows),
@@ -211,13 +224,13 @@ def updates(norms: dict[str, float], session: Session) -> Plot:
     for n in names:
         lengths = [float(own[n].norm()) if n in own else 0.0 for own in increments]
         values.append([100 * length / norms[n] for length in lengths])
-        said.append(tuple(f"{short(n)}: {t} moved it by {v:.2f} % of its length" for t, v in zip(tokens, values[-1])))
+        said.append(tuple(f"{short(n)}: {t} changed it by {v:.2f} % of its size" for t, v in zip(tokens, values[-1])))
         table.append((short(n), round(norms[n], 6), *(round(length, 6) for length in lengths)))
     return Plot(
         "updates", beside(tokens), "How far each layer was moved",
-        "The length of a concept's update beside the length of the whole matrix, layer by layer. Large values are where the concept was written; "
-        "layers that hardly move play no part in it.",
-        tuple(map(short, names)), tokens, np.array(values).reshape(-1, len(tokens)), "% of the matrix's length", tuple(said),
+        "How large a concept's change of each matrix is beside the matrix itself. The concept was written where the values are large; layers with small "
+        "ones play little part in it.",
+        tuple(map(short, names)), tokens, np.array(values).reshape(-1, len(tokens)), "% of the matrix", tuple(said),
         ("matrix", "length of the matrix", *(f"update by {t}" for t in tokens)), tuple(table),
     )  # fmt: skip
 
@@ -237,8 +250,8 @@ def forgetting(session: Session, scores: list[list[float | None]]) -> Plot:
     numbers = range(len(tokens))
     return Plot(
         "forgetting", "heat", "What was forgotten",
-        "Each row is the session after one more concept, each column a concept, each value how close its picture, drawn again from its own seed, comes to "
-        "the pictures it was taught from (CLIP-I). A column that fades downwards is being forgotten.",
+        f"Each row is the session after one more concept, each column a concept, drawn again from the seed it was taught with. {CLIP_I} A column whose values "
+        "fall from top to bottom is being forgotten.",
         tuple(f"after {t}" for t in tokens), tokens, values, "CLIP-I", tuple(tuple(say(i, j) for j in numbers) for i in numbers),
         ("after", "concept", "clip_i", "change since taught"), tuple((tokens[i], tokens[j], float(values[i, j]), -float(lost[i, j])) for i in numbers for j in range(i + 1)),
         1.0,

@@ -6,6 +6,8 @@ from conftest import picture, taught
 import cns
 from cns.ui import gpu, inspect
 
+MOVING, NEARLY = -1, -2  # where `show` says what the sliders do
+
 
 @pytest.fixture(scope="module")
 def desk(tiny_base):
@@ -27,3 +29,9 @@ def test_the_sliders_stand_where_the_concept_was_taught_and_as_taught_puts_them_
         assert [s["value"] for s in sliders] == [rho, gamma] and tuple(s["maximum"] for s in sliders) == most
     assert reset[2:] == desk.reselect(session, name, rho, gamma) and "if rho were" not in reset[2]
     assert "if rho were 0.3 " in desk.reselect(session, name, 0.3, gamma)[0]
+
+
+def test_the_sliders_are_explained_as_this_concept_was_chosen(desk, rex, tiny_base):
+    by_response, by_gradient = (desk.show(s, "rex", "block") for s in (rex, taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), score="gradient")))
+    assert "how much of each matrix counts" in by_response[MOVING] and by_response[NEARLY] == ""
+    assert "how much of all matrices together counts" in by_gradient[MOVING] and "&lt;rex&gt;, so the sliders choose close to" in by_gradient[NEARLY]

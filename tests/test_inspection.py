@@ -76,6 +76,13 @@ def test_layers_deep_in_a_block_have_names_of_their_own():
     assert [inspection.short(f"transformer_blocks.3.attn.add_{p}_proj.weight") for p in "kv"] == ["block 3 K", "block 3 V"]
 
 
+def test_the_parts_are_explained_where_they_are(tiny_base, session):
+    said = {by: inspection.spread(tiny_base, session, by).about for by in inspection.WAYS}
+    assert "down blocks take it in" in said["block"] and "coarse ones settle" in said["resolution"] and "Keys" in said["kind"] and "heads" in said["head"]
+    assert len({*said.values()}) == len(said)
+    assert "down" not in inspection._parts_said(["block 0", "block 1"], "block") and "equally finely" in inspection._parts_said(["32 x 32"], "resolution")
+
+
 def test_a_transformer_looks_at_patches():
     class Base:
         denoiser, patches = type("", (), {"config": {"patch_size": 2}}), 32

@@ -32,9 +32,9 @@ class Layout:
 
     def __init__(self):
         gr.Markdown(
-            "**Causal probes.** The same prompt and seed each time, with one thing changed. *Unlearned* gives the concept's neurons the untaught values back; *at zero* "
-            "takes away all that the neurons do. When its own change the picture and as many random ones do not, it is its own that carry the concept; general ones "
-            "are needed by all prompts, and what becomes of the picture without some of them shows why they are spared."
+            "**Causal probes.** The concept drawn again and again from one seed, each time with one thing changed, to see which neurons carry it. *Unlearned*: they "
+            "have the values from before it was taught. *At zero*: they do nothing at all. If the picture changes without its own neurons, and hardly without as many "
+            "random ones, it is its own that carry the concept. General ones serve all prompts: the picture without some of them shows why they are left alone."
         )
         with gr.Row():
             self.other = gr.Dropdown(label="Swap deltas with", choices=[NOBODY], value=NOBODY, elem_id="swap", min_width=150)
@@ -43,7 +43,7 @@ class Layout:
             self.stop = gr.Button("Stop", size="sm", scale=0, min_width=80, elem_id="stop-looking")
         self.status = gr.HTML(elem_id="looking")
         self.probed = gr.HTML(elem_id="probed")
-        gr.Markdown("**What was forgotten.** Every concept drawn again after each later one, as far back as the first. It takes a picture for each cell.")
+        gr.Markdown("**What was forgotten.** Every concept, drawn again as the session was after each later one. It takes a picture for each cell.")
         self.matrix = gr.Button("Draw the forgetting matrix", size="sm", elem_id="forgetting")
         self.drawn = gr.HTML(elem_id="forgotten")
 
