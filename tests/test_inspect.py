@@ -1,10 +1,13 @@
 """What the Inspect tab says and shows of a session, without a browser."""
 
+import re
+
 import pytest
 from conftest import picture, taught
 
 import cns
-from cns.ui import gpu, inspect
+from cns import inspection
+from cns.ui import build, gpu, inspect, probing
 
 MOVING, NEARLY = -1, -2  # where `show` says what the sliders do
 
@@ -35,3 +38,22 @@ def test_the_sliders_are_explained_as_this_concept_was_chosen(desk, rex, tiny_ba
     by_response, by_gradient = (desk.show(s, "rex", "block") for s in (rex, taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), score="gradient")))
     assert "how much of each matrix counts" in by_response[MOVING] and by_response[NEARLY] == ""
     assert "how much of all matrices together counts" in by_gradient[MOVING] and "&lt;rex&gt;, so the sliders choose close to" in by_gradient[NEARLY]
+
+
+@pytest.mark.parametrize("by", inspection.WAYS)
+def test_a_changed_session_is_divided_as_the_radio_says(desk, rex, tom, by):
+    *_, names, numbers, funnel, overlap, growth, where = desk.refresh(tom, "", by)[:9]
+    assert names["value"] == "tom" and f"by {inspection.WAYS[by]}" in where
+    assert (numbers, funnel, overlap, growth, where) == desk.show(tom, "tom", by)[:5]
+
+
+def test_what_redraws_the_tab_reads_the_radio(tiny_base):
+    (refresh,) = (f for f in build(tiny_base).fns.values() if f.name == "refresh")
+    assert refresh.inputs[-1].elem_id == "by"
+
+
+def test_every_probe_says_whose_it_is(desk, tom):
+    """It may end after another concept was chosen."""
+    *_, (waiting, page) = probing.probe(tom, "rex", "tom", 0, "0" * 32)
+    captions = re.findall("<figcaption>(.*?)</figcaption>", page)
+    assert waiting == "" and len(captions) == probing.PROBES and all(c.startswith("&lt;rex&gt;, ") for c in captions)

@@ -15,8 +15,8 @@ MOVE = (
     "mattering for a concept. *gamma* is in how many of some unrelated prompts a neuron has to matter, too, to be called general."
 )
 NEARLY = "A session keeps only a summary of how much each weight mattered for {}, so the sliders choose close to what teaching would, not exactly. As taught is exact."
-LINKED = """(session, name) => { const first = !window.cnsLinked; window.cnsLinked = true;
-    return [session, first ? new URLSearchParams(location.search).get('concept') || '' : '']; }"""
+LINKED = """(session, name, by) => { const first = !window.cnsLinked; window.cnsLinked = true;
+    return [session, first ? new URLSearchParams(location.search).get('concept') || '' : '', by]; }"""
 LINK = "(session, name, ...more) => { history.replaceState(null, '', '?concept=' + encodeURIComponent(name || '')); return [session, name, ...more]; }"
 
 
@@ -70,13 +70,13 @@ class Desk:
         self.base = base
         self.norms, self.selector = inspection.norms(base), inspection.Selector(base, gpu.calibration)
 
-    def refresh(self, session, asked):
+    def refresh(self, session, asked, by):
         """The tab after the session changed; a link may have asked for a concept."""
         names = [(c.words, c.name) for c in session.concepts] if session else []
         there = asked in [n for _, n in names]
         chosen = asked if there else names[-1][1] if names else None
         tab = gr.update(selected="inspect") if there else gr.skip()
-        return tab, gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, "block")
+        return tab, gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, by)
 
     @spoken
     def show(self, session, name, by):
@@ -116,7 +116,7 @@ def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     """Every event of the tab."""
     private, hidden = {"api_visibility": "private"}, {"show_progress": "hidden", "api_visibility": "private"}
     views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.pair, page.other, page.moving]
-    shared.known.change(desk.refresh, [shared.session, page.linked], [shared.tabs, page.nothing, page.page, page.name, *views], js=LINKED, **private)
+    shared.known.change(desk.refresh, [shared.session, page.linked, page.by], [shared.tabs, page.nothing, page.page, page.name, *views], js=LINKED, **private)
     page.name.input(desk.show, [shared.session, page.name, page.by], views, js=LINK, **private)
     gr.on(
         [page.rho.input, page.gamma.input], desk.reselect, [shared.session, page.name, page.rho, page.gamma], [page.funnel, page.overlap],

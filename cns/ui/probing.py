@@ -68,13 +68,13 @@ def probe(session, name, other, seed, run):
     """Yields how far it is and the pictures."""
     if not session or not name:
         raise ValueError("there is no concept to probe yet: teach one first")
-    other = None if other in (NOBODY, name) else other
+    token, other = session.concept(name).token, None if other in (NOBODY, name) else other
     pictures, count = [], PROBES if other else PROBES - 2
     yield waiting(0, count, 0.0), ""
     began = time.monotonic()
     for p in gpu.probe(session, name, other, int(seed or 0), gpu.Watch.of(run)):
         score = "" if p.clip_i is None else f"CLIP-I {p.clip_i:.3f}" + (f" ({p.change:+.3f})" if pictures else "")
-        pictures.append((p.picture, f"{p.title}: {p.about}{f' ({p.neurons:,})' if p.neurons else ''}. {score}"))
+        pictures.append((p.picture, f"{token}, {p.title}: {p.about}{f' ({p.neurons:,})' if p.neurons else ''}. {score}"))
         yield waiting(len(pictures), count, time.monotonic() - began), html.strip(pictures, 150)
 
 
