@@ -7,7 +7,7 @@ on light and dark pages.
 import numpy as np
 from matplotlib.figure import Figure
 
-from .inspection import COLOURS, Plot
+from .inspection import COLOURS, Plot, brief
 
 INK, GRID = "#7a7f87", "#7a7f8740"
 
@@ -40,7 +40,7 @@ def _bars(plot: Plot) -> Figure:
     rows, left = np.arange(n)[::-1], np.zeros(n)
     for j, name in enumerate(plot.series):
         thick, shift = (0.8, 0) if stacked else (0.8 / k, 0.4 * (k - 1 - 2 * j) / k)
-        axes.barh(rows + shift, plot.values[:, j], thick, left=left, color=COLOURS[j % len(COLOURS)], label=name)
+        axes.barh(rows + shift, plot.values[:, j], thick, left=left, color=COLOURS[j], label=name)
         left = left + plot.values[:, j] if stacked else left
     axes.set_yticks(rows, plot.rows)
     axes.set_xlabel(plot.unit)
@@ -55,10 +55,10 @@ def _heat(plot: Plot) -> Figure:
     figure, axes = _canvas(3.2 + 0.6 * k, 1.4 + 0.45 * n)
     high = plot.top or np.nanmax(plot.values, initial=1e-12)
     axes.imshow(plot.values, vmin=0, vmax=high, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(k), plot.series, rotation=30 if k > 4 else 0)
+    axes.set_xticks(range(k), plot.series, rotation=90 if k > 8 else 30 if k > 4 else 0)
     axes.set_yticks(range(n), plot.rows)
     for (i, j), value in np.ndenumerate(plot.values):
         if np.isfinite(value):
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value > 0.5 * high else "#30343a")
+            axes.text(j, i, brief(value), ha="center", va="center", fontsize=8, color="white" if value > 0.5 * high else "#30343a")
     axes.set_title(plot.title)
     return figure

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from .factored import restored
-from .selection import general_count, importance, layer_of, select_sensitive, top
+from .scores import CLIP_I
+from .selection import general_count, importance, is_key, layer_of, select_sensitive, top
 from .session import Learned, Session
+from .teaching import TeachSettings
 
-COLOURS = ("#3f7de0", "#c27a22", "#3d9166", "#b0559a", "#7c6fd6", "#cf5650", "#2f93a8", "#7489ad")  # 3:1 on light and on dark pages
-KEYS = re.compile(r"\.(to_k|add_k_proj)\.weight$")
+COLOURS = (  # 3:1 on light and on dark pages, and, as far as ten can be, apart for the colour-blind; the first ones most
+    "#3f7de0", "#c27a22", "#b42d69", "#a587b4", "#875a00", "#5a3cff", "#ff5a78", "#007896", "#873cc3", "#00a578",
+)  # fmt: skip
 WAYS = {"block": "block", "resolution": "resolution", "kind": "key or value", "head": "head"}  # to divide the network
 
 
@@ -29,7 +32,7 @@ class Plot:
     """One plot: `values` [rows, series] to be drawn, `hover` to be said of each, and `table` with all that is known."""
 
     key: str  # a file's name
-    kind: str  # "stack": a row's series lie end to end; "bars": side by side; "heat": a matrix
+    kind: str  # "stack": a row's series lie end to end; "bars": side by side, see `beside`; "heat": a matrix
     title: str
     about: str  # in plain words
     rows: tuple[str, ...]
@@ -46,6 +49,16 @@ class Plot:
         return csv_of([self.header, *self.table])
 
 
+def beside(series) -> str:
+    """The kind of a plot of several series: bars as long as each has a colour of its own."""
+    return "bars" if len(series) <= len(COLOURS) else "heat"
+
+
+def brief(value: float) -> str:
+    """A number of at most four characters, for within a matrix."""
+    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
+
+
 def csv_of(lines) -> str:
     """Rows of values as CSV."""
     out = io.StringIO()
@@ -56,7 +69,7 @@ def csv_of(lines) -> str:
 def short(name: str) -> str:
     """`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight` -> `down 1.0 K`."""
     deep = re.search(r"\.transformer_blocks\.([1-9]\d*)", name)
-    return f"{block(name)}{f'.{deep[1]}' if deep else ''} {'K' if KEYS.search(name) else 'V'}"
+    return f"{block(name)}{f'.{deep[1]}' if deep else ''} {'K' if is_key(name) else 'V'}"
 
 
 def block(name: str) -> str:
@@ -88,9 +101,9 @@ def funnel_of(token: str, counts: dict[str, list[int]]) -> Plot:
     )  # fmt: skip
     return Plot(
         "funnel", "stack", f"The funnel of {token}",
-        "Every cross-attention layer reads the prompt through a key (K) and a value (V) matrix. A whole bar is the share of a matrix that responds strongly "
-        "to this concept, the base neurons. What responds to unrelated prompts, too, is general and taken away; the blue rest are the concept neurons, "
-        "the only weights that are trained.",
+        "Each layer that reads the prompt does so by two matrices: keys (K) decide where in the picture a word counts, values (V) what it puts there. One number "
+        "in them is a neuron here. A whole bar shows the base neurons, the share of a matrix that matters most for this concept. Those that unrelated "
+        "prompts need, too, are general and stay as they are; the blue rest are the concept neurons, which alone are trained.",
         tuple(r[0] for r in rows), ("concept neurons", "general neurons"), values, "% of the matrix", said,
         ("matrix", "weights", "base", "general", "concept"), tuple(rows),
     )  # fmt: skip
@@ -113,11 +126,23 @@ def spread(base, session: Session, by: str = "block") -> Plot:
         tuple(f"{p}: {k:,} neurons of {t}, {v:.1f} % of them" for t, k, v in zip(tokens, ks, vs)) for p, ks, vs in zip(parts, count, values)
     )
     return Plot(
-        f"where-{by}", "bars", f"Where the concepts live, by {WAYS[by]}",
-        "How each concept's neurons spread over the network. Down blocks take the picture in, up blocks draw it, mid sees it as a whole; a low resolution "
-        "decides on shapes, a high one on texture. Keys (K) say where a word is looked at, values (V) what is put there; heads look at different things.",
+        f"where-{by}", beside(tokens), f"Where the concepts live, by {WAYS[by]}",
+        f"How much of each concept's neurons lies in each part of the network. {_parts_said(parts, by)}",
         tuple(parts), tokens, values, "% of its neurons", said, (WAYS[by], *tokens), tuple((p, *map(int, ks)) for p, ks in zip(parts, count)),
     )  # fmt: skip
+
+
+def _parts_said(parts: list[str], by: str) -> str:
+    """What the parts do."""
+    halving, alike = any(p.startswith("down") for p in parts), by == "resolution" and len(parts) == 1
+    return {
+        "block": "A picture passes through the blocks from top to bottom" + (": down blocks take it in, mid sees it as a whole, up blocks draw it." if halving else "."),
+        "resolution": "All layers of this model see the picture equally finely."
+        if alike
+        else "It is how finely a layer sees the picture: coarse ones settle the shape, fine ones the details.",
+        "kind": "Keys decide where in the picture a word counts, values what it puts there.",
+        "head": "A layer looks for several things at once, with one of its heads for each.",
+    }[by]
 
 
 def _parts(base, name: str, index: Tensor, by: str) -> list[tuple[str, int]]:
@@ -125,7 +150,7 @@ def _parts(base, name: str, index: Tensor, by: str) -> list[tuple[str, int]]:
     if by == "block":
         return [(block(name), len(index))]
     if by == "kind":
-        return [("keys (K)" if KEYS.search(name) else "values (V)", len(index))]
+        return [("keys (K)" if is_key(name) else "values (V)", len(index))]
     if by == "resolution":
         side = resolution(base, name)
         return [(f"{side} x {side}", len(index))]
@@ -167,8 +192,8 @@ def overlap(session: Session, masks: list[dict[str, Tensor]] | None = None) -> P
     pairs = tuple((a, b, int(both[i, j]), round(float(jaccard[i, j]), 6)) for i, a in enumerate(tokens) for j, b in enumerate(tokens))
     return Plot(
         "overlap", "heat", "What concepts share",
-        "The Jaccard index of two concepts is the number of neurons that both use over the number that either uses: 0 for none, 1 for the same ones. Few shared "
-        "neurons mean that teaching one hardly touches the other.",
+        "The Jaccard index of two concepts: the neurons that both have, as a share of those that either has. 0 means none in common, 1 means the same ones. "
+        "The fewer they share, the less one changes what the other learned.",
         tokens, tokens, jaccard, "Jaccard index", said, ("concept", "other", "shared", "jaccard"), pairs, 1.0,
     )  # fmt: skip
 
@@ -184,8 +209,8 @@ def growth(base, session: Session) -> Plot:
     share = 100 / base.parameters
     return Plot(
         "growth", "stack", "How the memory grows",
-        "After each concept: the weights that were changed before it, and those that are new with it. What a concept shares with earlier ones "
-        "costs no new weight, so the session grows more slowly than the sum of its concepts.",
+        "How much of the model is changed after each concept: what was changed before it, and what is new with it. Neurons that a concept shares with earlier "
+        "ones are changed already, so the memory grows more slowly than the sum of its concepts.",
         tuple(f"after {r[0]}" for r in rows), ("changed before", "new"), np.array([[share * (r[4] - r[3]), share * r[3]] for r in rows]).reshape(-1, 2),
         "% of the model", tuple((f"before {t}: {now - new:,} weights changed", f"{t}: {new:,} new, {old:,} of its {own:,} shared; {now:,} in all") for t, own, old, new, now in rows),
         ("concept", "neurons", "shared", "new", "union"), tuple(rows),
@@ -199,13 +224,13 @@ def updates(norms: dict[str, float], session: Session) -> Plot:
     for n in names:
         lengths = [float(own[n].norm()) if n in own else 0.0 for own in increments]
         values.append([100 * length / norms[n] for length in lengths])
-        said.append(tuple(f"{short(n)}: {t} moved it by {v:.2f} % of its length" for t, v in zip(tokens, values[-1])))
+        said.append(tuple(f"{short(n)}: {t} changed it by {v:.2f} % of its size" for t, v in zip(tokens, values[-1])))
         table.append((short(n), round(norms[n], 6), *(round(length, 6) for length in lengths)))
     return Plot(
-        "updates", "bars", "How far each layer was moved",
-        "The length of a concept's update beside the length of the whole matrix, layer by layer. Long bars are where the concept was written; "
-        "layers that hardly move play no part in it.",
-        tuple(map(short, names)), tokens, np.array(values).reshape(-1, len(tokens)), "% of the matrix's length", tuple(said),
+        "updates", beside(tokens), "How far each layer was moved",
+        "How large a concept's change of each matrix is beside the matrix itself. The concept was written where the values are large; layers with small "
+        "ones play little part in it.",
+        tuple(map(short, names)), tokens, np.array(values).reshape(-1, len(tokens)), "% of the matrix", tuple(said),
         ("matrix", "length of the matrix", *(f"update by {t}" for t in tokens)), tuple(table),
     )  # fmt: skip
 
@@ -225,8 +250,8 @@ def forgetting(session: Session, scores: list[list[float | None]]) -> Plot:
     numbers = range(len(tokens))
     return Plot(
         "forgetting", "heat", "What was forgotten",
-        "Each row is the session after one more concept, each column a concept, each value how close its picture, drawn again from its own seed, comes to "
-        "the pictures it was taught from (CLIP-I). A column that fades downwards is being forgotten.",
+        f"Each row is the session after one more concept, each column a concept, drawn again from the seed it was taught with. {CLIP_I} A column whose values "
+        "fall from top to bottom is being forgotten.",
         tuple(f"after {t}" for t in tokens), tokens, values, "CLIP-I", tuple(tuple(say(i, j) for j in numbers) for i in numbers),
         ("after", "concept", "clip_i", "change since taught"), tuple((tokens[i], tokens[j], float(values[i, j]), -float(lost[i, j])) for i in numbers for j in range(i + 1)),
         1.0,
@@ -237,6 +262,12 @@ def norms(base) -> dict[str, float]:
     """||W_0|| of every K and V matrix."""
     with base.lock:
         return {n: float(w.detach().float().norm()) for n, w in base.weights.items()}
+
+
+def thresholds(base, c: Learned) -> tuple[float, float]:
+    """(rho, gamma) that concept `c` was taught at; what its session does not say is the base's own."""
+    own, said = TeachSettings.of(base), c.stats.get("settings", {})
+    return said.get("base_share", own.base_share), said.get("general_share", own.general_share)
 
 
 class Selector:
@@ -253,11 +284,11 @@ class Selector:
         return {n: general_count(w.float(), self._calibration()[layer_of(n)].cpu().float(), rho).short() for n, w in self.weights.items()}
 
     def select(self, c: Learned, rho: float, gamma: float) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-        """(flat indices, funnel counts (base, concept, all)) per weight of concept `c`; rho in (0, 1], gamma in [0, 1].
+        """(flat indices, funnel counts (base, concept, all)) per weight of concept `c`; rho in (0, 1], gamma in [0, 1], or 1.01: then nothing is general.
 
         Raises ValueError when the session is too old to have kept what it takes.
         """
-        if not 0 < rho <= 1 or not 0 <= gamma <= 1:
+        if not 0 < rho <= 1 or not 0 <= gamma <= 1.01:
             raise ValueError(f"`rho` is {rho} and `gamma` {gamma}: choose rho above 0 and up to 1, gamma 0 to 1")
         if not c.rms:
             raise ValueError(

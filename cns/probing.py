@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .delta import written
 from .generation import GenerateSettings, sample
+from .selection import is_key
 from .session import Learned, Session, unpack
 
 Mask = dict[str, Tensor]  # sorted flat indices per weight name
@@ -54,7 +55,7 @@ def drawn(base, session: Session, c: Learned, vectors: Mask, settings: GenerateS
 def interventions(base, session: Session, c: Learned, other: Learned | None, seed: int) -> Iterator[tuple[str, str, Session, Mask, int]]:
     """(title, what is done, the session to draw with, what is set to zero, how many neurons that concerns) of each probe."""
     size = count(c.mask)
-    keys, values = ({n: i for n, i in c.mask.items() if f"to_{k}" in n} for k in "kv")
+    keys, values = ({n: i for n, i in c.mask.items() if is_key(n) == key} for key in (True, False))
     yield "untouched", "drawn with all that was taught", session, {}, 0
     yield "unlearned", "its neurons have the untaught base's values", untaught(session, c.mask), {}, size
     yield "keys only", "what its values (V) learned is taken away", untaught(session, values), {}, count(values)

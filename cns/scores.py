@@ -8,6 +8,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+CLIP_I = "CLIP-I is how alike a drawn picture and those that were taught look to CLIP, a network that compares pictures: 1 is the same, 0 nothing in common."
+
 
 class Scorer:
     """A frozen CLIP with its tokenizer and image processor."""

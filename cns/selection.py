@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from .attention import watched
-from .families import Text
+from .families import FAMILIES, Text
 from .parts import Parts
 from .text import read
 
+KEYS = {f.projections[0] for f in FAMILIES}  # what makes a layer's keys, as each family calls it; the other projection makes its values
 LEVELS = 3  # of noise, at which a concept's attention is looked at
 CHUNK = 4  # calibration prompts that are looked at at once: a pass no larger than a step of training
 
@@ -135,3 +136,8 @@ def select_sensitive(gradients: dict[str, Tensor], share: float) -> dict[str, Te
 def layer_of(weight_name: str) -> str:
     """The cross-attention layer that a K or V matrix belongs to."""
     return weight_name.rsplit(".", 2)[0]
+
+
+def is_key(weight_name: str) -> bool:
+    """Whether a weight makes keys; else it makes values."""
+    return weight_name.rsplit(".", 2)[1] in KEYS

@@ -98,7 +98,7 @@ def teach(
     settings, session = settings or TeachSettings.of(base), session or Session.new(base)
     yield TeachEvent("select", progress.step if progress else 0, settings.steps)
     stop, began = Stop(should_stop, bool(progress and progress.stopped)), time.monotonic() - (progress.seconds if progress else 0)
-    run = Teaching(base, session, concept, settings, progress)
+    run = Teaching(base, session, concept, settings, progress=progress)
     try:
         yield from _chosen(run, stop)
         yield from _trained(run, stop, settings.steps if until is None else min(until, settings.steps))

@@ -59,6 +59,9 @@ def check_concept(name, class_word, stats, names: tuple[str, ...], base) -> None
         if not (stats[key] is None and key in SCORES) and not _finite(stats[key]):
             raise ValueError(f"`{key}` of `{name}` is no finite number")
     json.dumps(stats, allow_nan=False)  # refuses what JSON cannot keep, wherever it lies
+    for key in ("base_share", "general_share"):  # which old sessions lack
+        if not _finite(share := stats.get("settings", {}).get(key, 0)) or not 0 <= share <= 1.01:
+            raise ValueError(f"`{key}` of `{name}` is no share")
     prompt = stats["prompt"]
     if not isinstance(prompt, str) or len(prompt) > 1000 or not {t.strip("<>") for t in TOKEN.findall(prompt)} <= set(names):
         raise ValueError(f"prompt of `{name}` names a token that was not taught")

@@ -5,6 +5,7 @@ import pickle
 import runpy
 import sys
 import traceback
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -13,6 +14,7 @@ from conftest import QUICK, assert_unchanged, picture, snapshot, taught
 
 import cns
 from cns.bench import ROOT
+from cns.scores import CLIP_I
 from cns.store import LocalStore
 from cns.ui import build, generate, gpu, html
 from cns.ui.common import message, spoken
@@ -192,6 +194,9 @@ def test_after_teaching_the_page_shows_before_and_after_and_what_is_remembered(t
     first = [*cns.teach(tiny_base, None, concept, cns.TeachSettings(**QUICK))][-1]
     assert "before: a dog" in html.taught(first) and "What I still remember" not in html.taught(first)
     second = [*cns.teach(tiny_base, first.session, other_concept, cns.TeachSettings(**QUICK))][-1]
+    assert CLIP_I not in html.taught(first)  # where there is no CLIP
+    scored = replace(first, learned=replace(first.learned, stats={**first.learned.stats, "clip_i": 0.5, "clip_i_before": 0.1}))
+    assert "CLIP-I 0.500" in html.taught(scored) and html.taught(scored).count(CLIP_I) == 1
     page = html.taught(second)
     assert "What I still remember" in page and page.count("<figcaption>when taught") == 1
 

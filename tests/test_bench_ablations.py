@@ -30,9 +30,11 @@ def test_whole_rows_are_those_with_most_chosen_entries():
     assert rows.all(1).tolist() == [False, True, False, True] and int(rows.sum()) == 16
 
 
-def test_only_values_leaves_the_keys_alone():
-    masks = only("to_v")(MASKS)
-    assert counts(masks) == [0, int(MASKS["a.to_v.weight"].sum())]
+@pytest.mark.parametrize("names", [("to_k", "to_v"), ("add_k_proj", "add_v_proj")])
+def test_only_values_leaves_the_keys_alone_whatever_a_family_calls_them(names):
+    masks = {f"a.{n}.weight": m for n, m in zip(names, MASKS.values())}
+    keys, values = counts(masks)
+    assert counts(only("values")(masks)) == [0, values] and counts(only("keys")(masks)) == [keys, 0]
 
 
 def test_another_calibration_set_leaves_the_base_as_it_is(starter):

@@ -196,6 +196,18 @@ def test_its_neurons_can_be_shown(base, session):
     assert sum(n for _, n in parts["resolution"].table) == session.concepts[0].stats["neurons"]
 
 
+def test_its_keys_and_its_values_are_probed_apart(base, session):
+    from cns import probing
+
+    rex, before = session.concepts[0], snapshot(base)
+    taken = {p.title: p.neurons for p in probing.probes(base, session, "rex")}
+    assert taken["values only"] > 0 and taken["keys only"] > 0 and taken["values only"] + taken["keys only"] == rex.stats["neurons"]
+    left = {title: [n for n, i in rex.mask.items() if changed.delta.at(n, i).any()] for title, _, changed, _, _ in probing.interventions(base, session, rex, None, 0)}
+    assert not {*left["keys only"]} & {*left["values only"]} and {*left["keys only"], *left["values only"]} == {*left["untouched"]}
+    assert all(base.family.projections[0] in n for n in left["keys only"]) and left["unlearned"] == []
+    assert_unchanged(base, before)
+
+
 @pytest.mark.parametrize("tiny", [tiny_sd3, lambda: tiny_sd3(qk_norm="rms_norm"), tiny_flux])
 def test_joint_attention_is_watched_as_the_layers_attend(tiny, monkeypatch):
     base, attend, seen = Base(tiny(), Card("joint", 32)), torch.nn.functional.scaled_dot_product_attention, []

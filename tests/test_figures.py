@@ -41,6 +41,10 @@ def test_a_map_writes_its_values_where_there_are_any(session):
     assert len(figures.draw(plot).axes[0].texts) == 3
 
 
+def test_numbers_within_a_map_are_brief():
+    assert [inspection.brief(v) for v in (0.123, 9.994, 9.996, 45.67, 99.96, 100, -0.5)] == ["0.12", "9.99", "10.0", "45.7", "100", "100", "-0.50"]
+
+
 def test_figures_leave_nothing_global_behind(session):
     figures.draw(inspection.overlap(session))
     plot = sys.modules.get("matplotlib.pyplot")

@@ -76,6 +76,13 @@ def test_layers_deep_in_a_block_have_names_of_their_own():
     assert [inspection.short(f"transformer_blocks.3.attn.add_{p}_proj.weight") for p in "kv"] == ["block 3 K", "block 3 V"]
 
 
+def test_the_parts_are_explained_where_they_are(tiny_base, session):
+    said = {by: inspection.spread(tiny_base, session, by).about for by in inspection.WAYS}
+    assert "down blocks take it in" in said["block"] and "coarse ones settle" in said["resolution"] and "Keys" in said["kind"] and "heads" in said["head"]
+    assert len({*said.values()}) == len(said)
+    assert "down" not in inspection._parts_said(["block 0", "block 1"], "block") and "equally finely" in inspection._parts_said(["32 x 32"], "resolution")
+
+
 def test_a_transformer_looks_at_patches():
     class Base:
         denoiser, patches = type("", (), {"config": {"patch_size": 2}}), 32
@@ -105,10 +112,11 @@ def test_updates_are_the_lengths_of_each_concepts_own_increments(tiny_base, sess
         assert row[1] == pytest.approx(100 * float(own[name].norm() / tiny_base.weights[name].norm()), rel=1e-5)
 
 
-def test_selecting_again_at_the_taught_thresholds_gives_the_taught_neurons(session, selector):
-    s = cns.TeachSettings()
-    for c in session.concepts:
-        index, counts = selector.select(c, s.base_share, s.general_share)
+def test_selecting_again_at_the_taught_thresholds_gives_the_taught_neurons(session, selector, tiny_base):
+    other = taught(tiny_base, cns.Concept("max", "dog", [picture("blue")]), base_share=0.1, general_share=0.8).concepts[0]
+    assert inspection.thresholds(tiny_base, other) == (0.1, 0.8) != inspection.thresholds(tiny_base, session.concepts[0])
+    for c in (*session.concepts, other):
+        index, counts = selector.select(c, *inspection.thresholds(tiny_base, c))
         assert all(torch.equal(index[n], c.mask[n]) for n in c.mask) and counts == c.stats["funnel"]
 
 
@@ -124,6 +132,17 @@ def test_thresholds_move_the_funnel_and_the_overlap_and_touch_nothing(session, s
     for rho, gamma in ((0, 0.5), (1.1, 0.5), (0.2, -1), (0.2, 2)):
         with pytest.raises(ValueError, match="`rho` is"):
             selector.select(rex, rho, gamma)
+
+
+def test_a_session_that_does_not_say_its_thresholds_had_the_bases_own(session, tiny_base, monkeypatch):
+    monkeypatch.setattr(tiny_base, "card", replace(tiny_base.card, teach={"base_share": 0.15}))
+    rex = session.concept("rex")
+    old = replace(rex, stats={k: v for k, v in rex.stats.items() if k != "settings"})
+    assert inspection.thresholds(tiny_base, old) == (0.15, 0.5) and inspection.thresholds(tiny_base, rex) == (0.2, 0.5)
+
+
+def test_at_a_gamma_above_one_nothing_is_general(session, selector):
+    assert all(strong == concept for strong, concept, _ in selector.select(session.concept("rex"), 0.2, 1.01)[1].values())
 
 
 def test_an_old_session_says_why_its_thresholds_cannot_move(session, selector):

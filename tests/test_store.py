@@ -403,6 +403,7 @@ def test_forged_sessions_are_refused_or_can_be_drawn_shown_and_taught_further(to
         html.knows(session, tiny_base)
         for c in session.concepts:
             figures.draw(inspection.funnel(session, c.name))
+            assert all(0 <= share <= 1.01 for share in inspection.thresholds(tiny_base, c))
             if c.rms:
                 selector.plots(session, c.name, 0.1, 0.5)
         for plot in (inspection.overlap(session), inspection.growth(tiny_base, session), inspection.updates(inspection.norms(tiny_base), session)):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..base import load_base
 from ..baselines import PAPER, method
 from ..response import called
+from ..selection import is_key
 from . import requested
 from .continual import RESULTS, stream, unit
 from .report import scores
@@ -51,9 +52,9 @@ def whole_rows(masks: Masks) -> Masks:
     return out
 
 
-def only(projection: str) -> Callable[[Masks], Masks]:
-    """Chosen entries of keys, or of values, alone."""
-    return lambda masks: {n: m if f".{projection}." in n else torch.zeros_like(m) for n, m in masks.items()}
+def only(what: str) -> Callable[[Masks], Masks]:
+    """Chosen entries of "keys", or of "values", alone."""
+    return lambda masks: {n: m if is_key(n) == (what == "keys") else torch.zeros_like(m) for n, m in masks.items()}
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ VARIANTS: dict[str, Variant] = {
     "random entries of all matrices": Variant(choose=random_anywhere),
     "random entries of the same matrices": Variant(choose=random_within),
     "whole rows": Variant(choose=whole_rows),
-    "keys only": Variant(choose=only("to_k")),
-    "values only": Variant(choose=only("to_v")),
+    "keys only": Variant(choose=only("keys")),
+    "values only": Variant(choose=only("values")),
     "the paper's score": Variant({"score": "response"}),
     "the paper's method": Variant(PAPER),
     "token without room": Variant({"room": 0}),

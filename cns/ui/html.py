@@ -6,6 +6,8 @@ import io
 
 from PIL import Image
 
+from ..scores import CLIP_I
+
 SHOWN = 256  # pixels: small pictures are enlarged to this before they are shown
 
 
@@ -122,7 +124,7 @@ def taught(event) -> str:
     learned, memories = event.learned, event.memories
     s = learned.stats
     before = [(event.before, f"before: a {learned.class_word} {score(s['clip_i_before'])}")] if event.before else []
-    pair = strip([*before, (learned.picture, f"after: a {learned.words} {score(s['clip_i'])}")], 176)
+    pair = strip([*before, (learned.picture, f"after: a {learned.words} {score(s['clip_i'])}")], 176) + note(CLIP_I if s["clip_i"] is not None else "")
     head = f"<h3>{esc(learned.token)} is learned</h3>" + facts(
         [("neurons trained", f"{s['neurons']:,}"), ("of the model", f"{s['share_of_model']:.2%}"), ("seconds", f"{s['seconds']:.0f}")]
     )
@@ -133,7 +135,7 @@ def taught(event) -> str:
     if not memories and others:
         return head + pair
     if not memories:
-        return head + pair + '<p class="cns-note">Teach another thing: this one will be drawn again then, so you can see that it stays.</p>'
+        return head + pair + note("Teach another thing: this one will be drawn again then, so you can see that it stays.")
     return head + pair + "<h3>What I still remember</h3>" + remembered(memories)
 
 

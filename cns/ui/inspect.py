@@ -8,13 +8,15 @@ from ..teaching import TeachSettings
 from . import generate, gpu, html, owning, plots, probing
 from .common import Shared, spoken
 
+LEAST, MOST = 0.02, 0.6  # of rho, on the slider
 NOTHING = "Teach something first. Then this page shows which of the model's weights learned it, where they lie, and what the picture becomes without them."
-NEARLY = (
-    "{}'s neurons were chosen by the gradient of its loss, of which the session keeps the rows' and the columns' means: between them the sliders choose nearly, "
-    "not exactly, what the gradient would."
+MOVE = (
+    "**Other thresholds.** Move a slider to see which neurons would have been chosen then; nothing is trained or changed. *rho* is how much of {} counts as "
+    "mattering for a concept. *gamma* is in how many of some unrelated prompts a neuron has to matter, too, to be called general."
 )
-LINKED = """(session, name) => { const first = !window.cnsLinked; window.cnsLinked = true;
-    return [session, first ? new URLSearchParams(location.search).get('concept') || '' : '']; }"""
+NEARLY = "A session keeps only a summary of how much each weight mattered for {}, so the sliders choose close to what teaching would, not exactly. As taught is exact."
+LINKED = """(session, name, by) => { const first = !window.cnsLinked; window.cnsLinked = true;
+    return [session, first ? new URLSearchParams(location.search).get('concept') || '' : '', by]; }"""
 LINK = "(session, name, ...more) => { history.replaceState(null, '', '?concept=' + encodeURIComponent(name || '')); return [session, name, ...more]; }"
 
 
@@ -54,12 +56,9 @@ class Layout:
 
     def _thresholds(self, defaults: TeachSettings):
         self.funnel = gr.HTML()
-        gr.Markdown(
-            "**Other thresholds.** Nothing is trained here: the sliders choose neurons anew, as if the concepts had been taught so. rho is the share of "
-            "each matrix (by gradient: of all of them together) that counts as strong, gamma the share of unrelated prompts that makes a neuron general."
-        )
-        self.rho = gr.Slider(0.02, 0.6, defaults.base_share, step=0.02, label="rho: base neurons", elem_id="rho")
-        self.gamma = gr.Slider(0, 1, defaults.general_share, step=0.05, label="gamma: general neurons", elem_id="gamma")
+        self.moving = gr.Markdown()
+        self.rho = gr.Slider(LEAST, MOST, defaults.base_share, step=0.02, label="rho: share that matters (base neurons)", elem_id="rho")
+        self.gamma = gr.Slider(0, 1, defaults.general_share, step=0.05, label="gamma: share of unrelated prompts (general neurons)", elem_id="gamma")
         self.other = gr.HTML(elem_id="other-score")
         self.as_taught = gr.Button("As taught", size="sm", elem_id="as-taught")
 
@@ -68,43 +67,45 @@ class Desk:
     """What the controls do."""
 
     def __init__(self, base):
-        settings = TeachSettings.of(base)
-        self.base, self.usual = base, (settings.base_share, settings.general_share)  # rho and gamma
+        self.base = base
         self.norms, self.selector = inspection.norms(base), inspection.Selector(base, gpu.calibration)
 
-    def refresh(self, session, asked):
+    def refresh(self, session, asked, by):
         """The tab after the session changed; a link may have asked for a concept."""
         names = [(c.words, c.name) for c in session.concepts] if session else []
         there = asked in [n for _, n in names]
         chosen = asked if there else names[-1][1] if names else None
         tab = gr.update(selected="inspect") if there else gr.skip()
-        return tab, gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, "block")
+        return tab, gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, by)
 
     @spoken
     def show(self, session, name, by):
         """All about one concept."""
         if not session or not name:
-            return "", "", "", "", "", "", *self.usual, "", ""
+            return "", "", "", "", "", "", gr.skip(), gr.skip(), "", "", ""
         concept = session.concept(name)
         s = concept.stats
         rows = [("base neurons", f"{s['base_neurons']:,}"), ("general, taken away", f"{s['general_removed']:,}"), ("concept neurons, trained", f"{s['neurons']:,}"),
                 ("of the model", f"{s['share_of_model']:.2%}"), ("shared with earlier concepts", f"{s['shared_with_earlier']:,}")]  # fmt: skip
         drawn = inspection.growth(self.base, session), inspection.spread(self.base, session, by), inspection.updates(self.norms, session)
-        nearly = html.note(NEARLY.format(f"<{name}>")) if concept.gradients else ""
-        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *self.usual, "", nearly
+        moving, nearly = MOVE.format("all matrices together" if concept.gradients else "each matrix"), NEARLY.format(concept.token) if concept.gradients else ""
+        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *slid(*inspection.thresholds(self.base, concept)), "", html.note(nearly), moving
 
     @spoken
     def reselect(self, session, name, rho, gamma):
         """The neurons by other thresholds."""
         if not session or not name:
             return "", ""
-        if (rho, gamma) == self.usual:
+        if (rho, gamma) == inspection.thresholds(self.base, session.concept(name)):
             return taught(session, name)
         drawn = self.selector.plots(session, name, rho, gamma)
         return tuple(plots.shown(p, f"{name}-{p.key}-rho{rho:g}-gamma{gamma:g}") for p in drawn)
 
     def reset(self, session, name):
-        return *self.usual, *self.reselect(session, name, *self.usual)
+        """As it was taught again."""
+        if not session or not name:
+            return gr.skip(), gr.skip(), "", ""
+        return *slid(*inspection.thresholds(self.base, session.concept(name))), *taught(session, name)
 
     @spoken
     def divide(self, session, by):
@@ -114,8 +115,8 @@ class Desk:
 def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     """Every event of the tab."""
     private, hidden = {"api_visibility": "private"}, {"show_progress": "hidden", "api_visibility": "private"}
-    views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.pair, page.other]
-    shared.known.change(desk.refresh, [shared.session, page.linked], [shared.tabs, page.nothing, page.page, page.name, *views], js=LINKED, **private)
+    views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.pair, page.other, page.moving]
+    shared.known.change(desk.refresh, [shared.session, page.linked, page.by], [shared.tabs, page.nothing, page.page, page.name, *views], js=LINKED, **private)
     page.name.input(desk.show, [shared.session, page.name, page.by], views, js=LINK, **private)
     gr.on(
         [page.rho.input, page.gamma.input], desk.reselect, [shared.session, page.name, page.rho, page.gamma], [page.funnel, page.overlap],
@@ -125,6 +126,11 @@ def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     page.by.input(desk.divide, [shared.session, page.by], [page.where], **hidden)
     quieted = page.quiet.click(without, [shared.session, page.name, shared.run], [page.pair], concurrency_id="draw", **private)
     page.stop.click(spoken(generate.stopped), [shared.run], [page.status], queue=False, cancels=[quieted, *page.probings], **hidden)
+
+
+def slid(rho: float, gamma: float) -> tuple:
+    """The sliders at a concept's own thresholds, as long as those take."""
+    return gr.update(value=rho, minimum=min(LEAST, rho), maximum=max(MOST, rho)), gr.update(value=gamma, maximum=max(1, gamma))
 
 
 def taught(session, name: str) -> tuple[str, str]:
@@ -143,4 +149,4 @@ def without(session, name, run):
 
 def link(name: str) -> str:
     """A link that opens this page at concept `name`, in the browser that has the session."""
-    return f'<p class="cns-note"><a href="?concept={html.esc(name)}" id="permalink">Link to this concept</a>, for the browser that has this session.</p>'
+    return f'<p class="cns-note"><a href="?concept={html.esc(name)}" id="permalink">Link to this concept</a>, for you: it opens in the browser that has this session.</p>'

@@ -20,7 +20,7 @@ class Layout:
     """What there is to press and to fill in."""
 
     def __init__(self, keyed: bool):
-        gr.Markdown("**Own it.** A concept can be called otherwise or taken out again: where no other uses a weight, the untaught value returns bit for bit.")
+        gr.Markdown("**Own it.** Rename a concept, or take it out again: weights that no other concept uses get their untaught values back, bit for bit.")
         with gr.Row():
             self.to = gr.Textbox(label="New name", placeholder="max", max_lines=1, max_length=64, min_width=120, elem_id="new-name")
             self.rename = gr.Button("Rename it", size="sm", min_width=90, elem_id="rename")

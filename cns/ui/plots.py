@@ -9,17 +9,19 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..inspection import COLOURS, Plot
+from ..inspection import COLOURS, Plot, brief
 from .html import esc
 
-WIDTH, TIP, CHARACTER = 460, 30, 5.9  # pixels: of a plot, of the lines under which a value is shown, of a letter
+WIDTH, TIP, CHARACTER = 460, 30, 6.6  # pixels: of a plot, of the lines under which a value is shown, of a letter in a wide font
+CELL, WRITTEN = 22, 28  # pixels: a matrix's narrowest cell, and the narrowest that has room for its value
 
-HINT = '<text class="cns-hint" x="0" y="11">Point at a value to read it.</text>'  # in a PNG the title takes its place
+HINT = '<text class="cns-hint" x="0" y="11">Point at a value, or touch it, to read it.</text>'  # in a PNG the title takes its place
 
 CSS = """
 .cns-plot { margin: 0 0 .6rem; max-width: 620px; }
 .cns-plot figcaption { font-size: .92rem; line-height: 1.4; margin-bottom: .3rem; }
 .cns-plot figcaption p { margin: .1rem 0 0; color: var(--body-text-color-subdued); }
+.cns-plot .cns-wide { overflow-x: auto; } /* on a phone the picture scrolls: were it shrunk, nobody could read it */
 .cns-plot svg { width: 100%; height: auto; display: block; font-family: inherit; }
 .cns-plot svg text { font-size: 11px; fill: var(--body-text-color); }
 .cns-plot svg line { stroke: var(--border-color-primary); }
@@ -63,7 +65,8 @@ def shown(plot: Plot, name: str = "") -> str:
     head = "".join(f'<th scope="col">{esc(h)}</th>' for h in plot.header)
     body = "".join(f"<tr>{''.join(f'<td>{esc(_number(v))}</td>' for v in row)}</tr>" for row in plot.table)
     return (
-        f'<figure class="cns-plot" id="plot-{esc(plot.key)}"><figcaption><b>{esc(plot.title)}</b><p>{esc(plot.about)}</p></figcaption>{svg(plot)}'
+        f'<figure class="cns-plot" id="plot-{esc(plot.key)}"><figcaption><b>{esc(plot.title)}</b><p>{esc(plot.about)}</p></figcaption>'
+        f'<div class="cns-wide" tabindex="0" role="region" aria-label="plot: {esc(plot.title)}">{svg(plot)}</div>'
         f'<div class="cns-more"><button type="button" onclick="cnsPng(this, \'{esc(name)}.png\')" aria-label="{esc(plot.title)} as PNG">PNG</button>'
         f'<a download="{esc(name)}.csv" href="data:text/csv;charset=utf-8,{quote(plot.csv())}" aria-label="{esc(plot.title)} as CSV">CSV</a>'
         f'<details><summary>All numbers</summary><div class="cns-table" tabindex="0" role="region" aria-label="numbers of {esc(plot.title)}">'
@@ -77,8 +80,9 @@ def _number(value) -> str:
 
 def svg(plot: Plot) -> str:
     """The picture alone."""
-    marks, height = _heat(plot) if plot.kind == "heat" else _bars(plot)
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{esc(plot.title)}">{HINT}{"".join(marks)}</svg>'
+    marks, width, height = _heat(plot) if plot.kind == "heat" else _bars(plot)
+    box = f'viewBox="0 0 {width:.0f} {height:.0f}" style="min-width: {width:.0f}px"'
+    return f'<svg {box} role="img" aria-label="{esc(plot.title)}">{HINT}{"".join(marks)}</svg>'
 
 
 def _text(x, y, text, anchor="start", more="") -> str:
@@ -93,12 +97,17 @@ def _mark(x, y, width, height, colour, said, more="", opacity=1.0) -> str:
     return f'<g class="cns-mark">{rect}{more}{tip}</g>'
 
 
+def _long(text: str) -> float:
+    """How long a text is at most [pixels]."""
+    return CHARACTER * (len(text) + 0.5 * sum(c in "mwMW<>%" for c in text))
+
+
 def _margin(names) -> float:
-    return 12 + CHARACTER * max(map(len, names), default=0)
+    return 12 + max(map(_long, names), default=0)
 
 
-def _bars(plot: Plot) -> tuple[list[str], float]:
-    """(elements, height): a row from top to bottom, its series end to end or below each other."""
+def _bars(plot: Plot) -> tuple[list[str], float, float]:
+    """(elements, width, height): a row from top to bottom, its series end to end or below each other."""
     n, k = plot.values.shape
     stacked, left = plot.kind == "stack", _margin(plot.rows)
     thick = 13 if stacked else max(5, min(13, 26 / k))
@@ -113,46 +122,47 @@ def _bars(plot: Plot) -> tuple[list[str], float]:
         y, x = top + i * row + 3, left
         out.append(_text(left - 6, y + (row - 7) / 2 + 4, name, "end"))
         for j in range(k):
-            out.append(_mark(x, y, plot.values[i, j] * scale, thick - (not stacked and k > 1), COLOURS[j % len(COLOURS)], plot.hover[i][j]))
+            out.append(_mark(x, y, plot.values[i, j] * scale, thick - (not stacked and k > 1), COLOURS[j], plot.hover[i][j]))
             x, y = (x + plot.values[i, j] * scale, y) if stacked else (x, y + thick)
     bottom = top + n * row + 28
     out.append(_text(WIDTH, bottom, plot.unit, "end"))
     legend, end = _legend(plot.series, bottom + 18)
-    return out + legend, end
+    return out + legend, WIDTH, end
 
 
 def _legend(names, y) -> tuple[list[str], float]:
     """(swatches with names in rows, where they end)"""
     out, x = [], 0.0
     for j, name in enumerate(names):
-        wide = 26 + CHARACTER * len(name)
+        wide = 26 + _long(name)
         if x and x + wide > WIDTH:
             x, y = 0.0, y + 16
         out += [
-            f'<rect x="{x:.1f}" y="{y - 9:.1f}" width="10" height="10" rx="2" fill="{COLOURS[j % len(COLOURS)]}"/>',
+            f'<rect x="{x:.1f}" y="{y - 9:.1f}" width="10" height="10" rx="2" fill="{COLOURS[j]}"/>',
             _text(x + 15, y, name),
         ]
         x += wide
     return out, y + 6
 
 
-def _heat(plot: Plot) -> tuple[list[str], float]:
-    """(elements, height): a matrix with its values written in."""
+def _heat(plot: Plot) -> tuple[list[str], float, float]:
+    """(elements, width, height): a matrix, its values written in where they have room; names that do not fit above their column stand upright."""
     n, k = plot.values.shape
     left, high = _margin(plot.rows), plot.top or max(1e-12, np.nanmax(plot.values, initial=0))
-    wide, tall, top = min(80, (WIDTH - left) / max(1, k)), 34, TIP + 24
-    out = [
-        _text(left + (j + 0.5) * wide, top - 8, name if CHARACTER * len(name) < wide else name[: int(wide / CHARACTER) - 1] + "…", "middle")
-        for j, name in enumerate(plot.series)
-    ]
+    wide, tall, longest = min(80, max(CELL, (WIDTH - left) / max(1, k))), 34, _margin(plot.series)
+    upright = longest > wide
+    top = TIP + (longest if upright else 24)
+    out = []
+    for j, name in enumerate(plot.series):
+        x, y = left + (j + 0.5) * wide + (4 if upright else 0), top - 8
+        out.append(_text(x, y, name, "start", f' transform="rotate(-90 {x:.1f} {y:.1f})"') if upright else _text(x, y, name, "middle"))
     for i, name in enumerate(plot.rows):
         out.append(_text(left - 6, top + (i + 0.5) * tall + 4, name, "end"))
         for j, value in enumerate(plot.values[i]):
             if np.isfinite(value):
                 x, y = left + j * wide, top + i * tall
-                inside = _text(x + wide / 2, y + tall / 2 + 4, f"{value:.2f}", "middle")
-                out.append(
-                    _mark(x + 1, y + 1, wide - 2, tall - 2, COLOURS[0], plot.hover[i][j], inside, 0.06 + 0.5 * min(1, max(0, value / high)))
-                )
-    bottom = top + n * tall + 16
-    return [*out, _text(left + k * wide, bottom, plot.unit, "end" if k > 1 else "middle")], bottom + 6
+                inside = _text(x + wide / 2, y + tall / 2 + 4, brief(value), "middle") if wide >= WRITTEN else ""
+                shade = 0.06 + 0.5 * min(1, max(0, value / high))
+                out.append(_mark(x + 1, y + 1, wide - 2, tall - 2, COLOURS[0], plot.hover[i][j], inside, shade))
+    right, bottom = left + k * wide, top + n * tall + 16
+    return [*out, _text(right, bottom, plot.unit, "end" if k > 1 else "middle")], max(WIDTH, right), bottom + 6

@@ -32,9 +32,9 @@ class Layout:
 
     def __init__(self):
         gr.Markdown(
-            "**Causal probes.** The same prompt and seed each time, with one thing changed. *Unlearned* gives the concept's neurons the untaught values back; *at zero* "
-            "takes away all that the neurons do. When its own change the picture and as many random ones do not, it is its own that carry the concept; general ones "
-            "are needed by all prompts, and what becomes of the picture without some of them shows why they are spared."
+            "**Causal probes.** The concept drawn again and again from one seed, each time with one thing changed, to see which neurons carry it. *Unlearned*: they "
+            "have the values from before it was taught. *At zero*: they do nothing at all. If the picture changes without its own neurons, and hardly without as many "
+            "random ones, it is its own that carry the concept. General ones serve all prompts: the picture without some of them shows why they are left alone."
         )
         with gr.Row():
             self.other = gr.Dropdown(label="Swap deltas with", choices=[NOBODY], value=NOBODY, elem_id="swap", min_width=150)
@@ -43,7 +43,7 @@ class Layout:
             self.stop = gr.Button("Stop", size="sm", scale=0, min_width=80, elem_id="stop-looking")
         self.status = gr.HTML(elem_id="looking")
         self.probed = gr.HTML(elem_id="probed")
-        gr.Markdown("**What was forgotten.** Every concept drawn again after each later one, as far back as the first. It takes a picture for each cell.")
+        gr.Markdown("**What was forgotten.** Every concept, drawn again as the session was after each later one. It takes a picture for each cell.")
         self.matrix = gr.Button("Draw the forgetting matrix", size="sm", elem_id="forgetting")
         self.drawn = gr.HTML(elem_id="forgotten")
 
@@ -68,13 +68,13 @@ def probe(session, name, other, seed, run):
     """Yields how far it is and the pictures."""
     if not session or not name:
         raise ValueError("there is no concept to probe yet: teach one first")
-    other = None if other in (NOBODY, name) else other
+    token, other = session.concept(name).token, None if other in (NOBODY, name) else other
     pictures, count = [], PROBES if other else PROBES - 2
     yield waiting(0, count, 0.0), ""
     began = time.monotonic()
     for p in gpu.probe(session, name, other, int(seed or 0), gpu.Watch.of(run)):
         score = "" if p.clip_i is None else f"CLIP-I {p.clip_i:.3f}" + (f" ({p.change:+.3f})" if pictures else "")
-        pictures.append((p.picture, f"{p.title}: {p.about}{f' ({p.neurons:,})' if p.neurons else ''}. {score}"))
+        pictures.append((p.picture, f"{token}, {p.title}: {p.about}{f' ({p.neurons:,})' if p.neurons else ''}. {score}"))
         yield waiting(len(pictures), count, time.monotonic() - began), html.strip(pictures, 150)
 
 

@@ -1,0 +1,59 @@
+"""What the Inspect tab says and shows of a session, without a browser."""
+
+import re
+
+import pytest
+from conftest import picture, taught
+
+import cns
+from cns import inspection
+from cns.ui import build, gpu, inspect, probing
+
+MOVING, NEARLY = -1, -2  # where `show` says what the sliders do
+
+
+@pytest.fixture(scope="module")
+def desk(tiny_base):
+    gpu.use(tiny_base)
+    return inspect.Desk(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def session(tiny_base, rex):
+    """`rex` as is usual here, and two things taught otherwise."""
+    session = taught(tiny_base, cns.Concept("max", "dog", [picture("blue")]), rex, base_share=0.1, general_share=0.8)
+    return taught(tiny_base, cns.Concept("all", "cat", [picture("gray")]), session, base_share=1.0, general_share=1.01)
+
+
+@pytest.mark.parametrize(("name", "rho", "gamma", "most"), [("rex", 0.2, 0.5, (0.6, 1)), ("max", 0.1, 0.8, (0.6, 1)), ("all", 1.0, 1.01, (1.0, 1.01))])
+def test_the_sliders_stand_where_the_concept_was_taught_and_as_taught_puts_them_back(desk, session, name, rho, gamma, most):
+    shown, reset = desk.show(session, name, "block")[6:8], desk.reset(session, name)
+    for sliders in (shown, reset[:2]):
+        assert [s["value"] for s in sliders] == [rho, gamma] and tuple(s["maximum"] for s in sliders) == most
+    assert reset[2:] == desk.reselect(session, name, rho, gamma) and "if rho were" not in reset[2]
+    assert "if rho were 0.3 " in desk.reselect(session, name, 0.3, gamma)[0]
+
+
+def test_the_sliders_are_explained_as_this_concept_was_chosen(desk, rex, tiny_base):
+    by_response, by_gradient = (desk.show(s, "rex", "block") for s in (rex, taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]), score="gradient")))
+    assert "how much of each matrix counts" in by_response[MOVING] and by_response[NEARLY] == ""
+    assert "how much of all matrices together counts" in by_gradient[MOVING] and "&lt;rex&gt;, so the sliders choose close to" in by_gradient[NEARLY]
+
+
+@pytest.mark.parametrize("by", inspection.WAYS)
+def test_a_changed_session_is_divided_as_the_radio_says(desk, rex, tom, by):
+    *_, names, numbers, funnel, overlap, growth, where = desk.refresh(tom, "", by)[:9]
+    assert names["value"] == "tom" and f"by {inspection.WAYS[by]}" in where
+    assert (numbers, funnel, overlap, growth, where) == desk.show(tom, "tom", by)[:5]
+
+
+def test_what_redraws_the_tab_reads_the_radio(tiny_base):
+    (refresh,) = (f for f in build(tiny_base).fns.values() if f.name == "refresh")
+    assert refresh.inputs[-1].elem_id == "by"
+
+
+def test_every_probe_says_whose_it_is(desk, tom):
+    """It may end after another concept was chosen."""
+    *_, (waiting, page) = probing.probe(tom, "rex", "tom", 0, "0" * 32)
+    captions = re.findall("<figcaption>(.*?)</figcaption>", page)
+    assert waiting == "" and len(captions) == probing.PROBES and all(c.startswith("&lt;rex&gt;, ") for c in captions)
