@@ -7,6 +7,8 @@ escaped messages `test_app`, `test_plots`; tokens `test_people`, `test_hub_store
 import ast
 import json
 import re
+import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -44,6 +46,41 @@ def test_files_are_cleaned_up_every_hour_after_an_hour(app):  # noqa: F811
     assert path.exists()
     temp.sweep(app, -1)
     assert not path.exists() and not path.parent.exists()
+
+
+def test_uploads_lie_in_this_process_own_folder_and_go_with_the_other_files(app):  # noqa: F811
+    tab = Visitor(app)
+    path = Path(tab.upload(b"mine", "mine.png")["path"])
+    assert path.is_relative_to(temp.ROOT) and path.read_bytes() == b"mine" and path in temp.left()
+    assert temp.ROOT.stat().st_mode & 0o777 == 0o700
+    temp.sweep(app, 3600)
+    assert path.exists()
+    temp.sweep(app, -1)
+    assert not path.exists() and temp.UPLOADS.exists()
+    assert Path(tab.upload(b"again", "mine.png")["path"]).read_bytes() == b"again"
+
+
+FOLDERS = """
+import subprocess, sys
+import gradio.utils
+def root():
+    for name in [n for n in sys.modules if n.split(".")[0] == "cns"]:
+        del sys.modules[name]
+    from cns.ui import temp
+    assert gradio.utils.get_upload_folder() == str(temp.UPLOADS)
+    return temp.ROOT
+if sys.argv[1:]:
+    print(root())
+else:
+    child = subprocess.run([sys.executable, "-c", sys.orig_argv[2], "child"], capture_output=True, text=True, check=True).stdout.strip() if root().exists() else ""
+    print(root(), root(), child, root().exists())
+"""
+
+
+def test_hot_reload_keeps_the_folder_a_child_process_has_its_own_and_each_goes_with_its_process():
+    first, second, child, exists = subprocess.run([sys.executable, "-c", FOLDERS], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert first == second and exists == "True" and child != first
+    assert not Path(first).exists() and not Path(child).exists()
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "app.py", "README.md", "../../../../etc/passwd", ".git/config", "cns/__init__.py"])
