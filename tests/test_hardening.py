@@ -6,6 +6,7 @@ escaped messages `test_app`, `test_plots`; tokens `test_people`, `test_hub_store
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from test_architecture import FILES, imports
 from test_keeping import Visitor, app  # noqa: F401  fixtures
 
 from cns.bench import ROOT
-from cns.ui import temp
+from cns.ui import gpu, temp
 from cns.ui.common import message
 
 CONCEPTS = ("c.", "concept.", "learned.", "m.", "session.concept", "before.concept")  # whose tokens are words in prompts
@@ -66,8 +67,9 @@ import gradio.utils
 def root():
     for name in [n for n in sys.modules if n.split(".")[0] == "cns"]:
         del sys.modules[name]
-    from cns.ui import temp
+    from cns.ui import gpu, temp
     assert gradio.utils.get_upload_folder() == str(temp.UPLOADS)
+    gpu.flag("0" * 32, "keep").touch()
     return temp.ROOT
 if sys.argv[1:]:
     print(root())
@@ -77,10 +79,19 @@ else:
 """
 
 
-def test_hot_reload_keeps_the_folder_a_child_process_has_its_own_and_each_goes_with_its_process():
-    first, second, child, exists = subprocess.run([sys.executable, "-c", FOLDERS], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+def test_hot_reload_keeps_the_folder_a_child_process_has_its_own_and_each_goes_with_its_process(tmp_path):
+    run = {"cwd": ROOT, "env": {**os.environ, "TMPDIR": str(tmp_path)}, "capture_output": True, "text": True, "check": True}
+    first, second, child, exists = subprocess.run([sys.executable, "-c", FOLDERS], **run).stdout.split()
     assert first == second and exists == "True" and child != first
-    assert not Path(first).exists() and not Path(child).exists()
+    assert {Path(first).parent, Path(child).parent} == {tmp_path} and [*tmp_path.iterdir()] == []  # flags of runs and all
+
+
+def test_flags_of_runs_go_with_the_other_files_and_their_folder_stays(app):  # noqa: F811
+    flag = temp.made(gpu.flag("0" * 32, "keep"))
+    flag.touch()
+    assert flag in temp.left()
+    temp.sweep(app, -1)
+    assert not flag.exists() and temp.FLAGS.exists()
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "app.py", "README.md", "../../../../etc/passwd", ".git/config", "cns/__init__.py"])
