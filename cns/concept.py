@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .text import tokenize
+from .text import check_length, tokenize
 
-NAME_LENGTH = 24  # characters
+NAME_LENGTH, CLASS_LENGTH = 24, 64  # characters
 
 
 class AlreadyTaught(ValueError):
@@ -36,6 +36,7 @@ class Concept:
 
     def __post_init__(self):
         object.__setattr__(self, "name", checked_name(self.name))
+        check_length(f"the class word of `{self.name}`", self.class_word or "", CLASS_LENGTH)
         object.__setattr__(self, "class_word", " ".join((self.class_word or "").lower().split()))
         if not self.class_word:
             raise ValueError(f"the class word of `{self.name}` is empty: say what kind of thing it is, such as `dog`")

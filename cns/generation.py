@@ -11,7 +11,7 @@ from .attention import Heat, mapped
 from .images import square, to_pictures, to_pixels, withheld
 from .regions import Region, Shares, bound, check_words, checked, layered, set_into
 from .session import Session
-from .text import check_prompt, read, tokenize
+from .text import check_length, check_prompt, read, tokenize
 
 CHUNK = 4  # pictures that are drawn at once
 
@@ -24,7 +24,7 @@ class GenerateSettings:
     seed: int = 0  # 0 to 2^63 - 1 - count
     steps: int | None = None  # denoising steps, 1 to 200; None: the base's own
     guidance: float | None = None  # classifier-free guidance, 0 to 30; None: the base's own
-    negative: str = ""  # what to keep away from
+    negative: str = ""  # what to keep away from, as long as a prompt may be
     strengths: dict[str, float] = field(default_factory=dict)  # by concept, 0 to 1.5 times what was taught
     regions: tuple[Region, ...] = ()  # boxes with words of their own, later ones over earlier ones; also as from JSON
     image_strength: float = 0.6  # from a picture: the share of the steps that draw anew, 0.05 to 1
@@ -39,6 +39,7 @@ class GenerateSettings:
                 raise ValueError(f"`{name}` is {value}: choose {'a whole number from ' if whole else ''}{low} to {high}")
         if not isinstance(self.strengths, dict):
             raise ValueError(f"`strengths` is {self.strengths}: give a number for each concept's name")
+        check_length("`negative`", self.negative)
         object.__setattr__(self, "regions", checked(self.regions))
 
 

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import grid, processed
-from .text import check_prompt
+from .text import check_length, check_prompt
 
 LIMIT = 8  # regions in a picture
+MAX_BYTES = 2**20  # of a layout's file
 SMALLEST = 0.05  # side of a box [fraction of the canvas]
 EDGE = 0.06  # width of a soft edge [fraction of the canvas]
 ROOM = 1.4  # a picture drawn alone is set into a box this much larger than the box's shorter side: it leaves a margin around the thing
@@ -52,6 +53,7 @@ class Region:
             raise ValueError(f"box `{_box(self.box)}` is {right - left:g} wide and {bottom - top:g} high: make each side at least {SMALLEST}")
         if not isinstance(self.words, str) or not self.words.strip():
             raise ValueError(f"the region at `{_box(self.box)}` has no words: say what to draw there")
+        check_length(f"the text of the region at `{_box(self.box)}`", self.words)
 
     @classmethod
     def parse(cls, text: str) -> "Region":
@@ -98,6 +100,8 @@ def save_layout(regions, path: str | Path) -> None:
 
 def load_layout(path: str | Path) -> tuple[Region, ...]:
     """The regions in the JSON file at `path`. Raises ValueError when it is no layout."""
+    if (size := Path(path).stat().st_size) > MAX_BYTES:
+        raise ValueError(f"`{Path(path).name}` is no layout: it has {size / 2**20:.1f} MB, a layout at most {MAX_BYTES // 2**20}")
     try:
         found = json.loads(Path(path).read_text())
     except ValueError:

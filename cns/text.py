@@ -14,6 +14,7 @@ from torch import Tensor
 from .families import Text
 
 TOKEN = re.compile(r"<[a-z][a-z0-9_-]*>")
+LONGEST = 4000  # characters of a text: more than any encoder reads
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,15 @@ def tokenize(tokenizer, prompt: str, known=(), space: str = "", behind: bool = F
     return Tokens(ids, start, tuple(slots), tuple(words), end, end + len(closing), cut, [*range(len(ids))])
 
 
+def check_length(what: str, text: str, most: int = LONGEST) -> None:
+    """Raises ValueError for a `text` of more than `most` characters; `what` is its name."""
+    if len(text) > most:
+        raise ValueError(f"{what} has {len(text):,} characters: shorten it to {most:,} or fewer")
+
+
 def check_prompt(base, session, prompt: str) -> list[str]:
-    """The words of `prompt` that no encoder will read. Raises ValueError for an empty prompt or an untaught token."""
+    """The words of `prompt` that no encoder will read. Raises ValueError for an empty or much too long prompt or an untaught token."""
+    check_length("the prompt", prompt)
     if not prompt.strip():
         raise ValueError("the prompt is empty: say what to draw")
     known = session.tokens if session else ()

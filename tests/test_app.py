@@ -17,7 +17,7 @@ from cns.bench import ROOT
 from cns.scores import CLIP_I
 from cns.store import LocalStore
 from cns.ui import build, generate, gpu, html
-from cns.ui.common import message, spoken
+from cns.ui.common import SAID, message, spoken
 from cns.ui.teach import free_name, ready_concepts
 
 RUN = "0123456789abcdef" * 2
@@ -81,6 +81,11 @@ def test_core_errors_become_escaped_messages_and_others_stay_errors():
         assert str(caught.value.message).startswith("Token `&lt;img src=x&gt;`")
     with pytest.raises(KeyError):
         bad(KeyError)
+
+
+def test_a_message_says_only_so_much_of_what_was_typed():
+    assert len(str(message(ValueError("concept " + "x" * 100_000)).message)) == SAID + 3
+    assert str(message(ValueError("x" * SAID)).message) == "X" + "x" * (SAID - 1)
 
 
 def test_errors_inside_a_generator_become_messages():

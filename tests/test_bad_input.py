@@ -14,6 +14,7 @@ from cns.__main__ import main
 from cns.base import Base, Card
 from cns.regions import LIMIT
 from cns.store import pack
+from cns.text import LONGEST
 
 LEFT = [0, 0, 0.5, 1]
 LAYOUTS = {
@@ -71,6 +72,22 @@ def test_bad_layouts_are_refused_at_every_door(tab, tiny, tmp_path, capsys, said
             tab.client.predict("a house", tab.key, regions=regions, api_name=endpoint)
     assert said in shell(capsys, "generate", "--base", tiny / "base", "--prompt", "a house", "--layout", tmp_path / "l.json", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_texts_much_too_long_are_refused_at_every_door(tab, tiny, tmp_path, capsys):  # noqa: F811
+    prompt, said = "a" * (LONGEST + 1), f"has {LONGEST + 1:,} characters: shorten it to {LONGEST:,} or fewer"
+    how = None, None, 1, 0, {}
+    rest = 2, 2.0, 60, 100, *[""] * (2 * LIMIT)
+    for page in (("generated", False, None, prompt, *how, "", *rest), ("generated", False, None, "a house", *how, prompt, *rest)):
+        with pytest.raises(RuntimeError, match=said):
+            tab.call(*page)
+    for texts in ({"prompt": prompt}, {"prompt": "a house", "negative": prompt}, {"prompt": "a house", "regions": [{"box": LEFT, "words": prompt}]}):
+        with pytest.raises(Exception, match=said):
+            tab.client.predict(**texts, api_name="/generate")
+    draw = ["generate", "--base", tiny / "base", "--out", tmp_path / "out"]
+    assert said in shell(capsys, *draw, "--prompt", prompt) and said in shell(capsys, *draw, "--prompt", "a house", "--negative", prompt)
+    with pytest.raises(Exception, match="`xxx.*has 100000 characters: use at most 24"):
+        tab.client.predict(tab.key, "rex", "x" * 100_000, api_name="/rename")
 
 
 @pytest.mark.parametrize(("strengths", "said"), [({"rex": 1.6}, "trength of `rex` is 1.6: choose 0 to 1.5"), ({"rex": -1}, "choose 0 to 1.5"), ({"max": 1}, "`max` was never taught")])

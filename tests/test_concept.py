@@ -26,6 +26,12 @@ def test_an_empty_class_word_is_refused(word):
         cns.Concept("rex", word, IMAGES)
 
 
+def test_a_class_word_much_too_long_is_refused_before_any_encoder_reads_it():
+    assert cns.Concept("rex", "dog " + "a" * 60, IMAGES)
+    with pytest.raises(ValueError, match="^the class word of `rex` has 65 characters: shorten it to 64 or fewer$"):
+        cns.Concept("rex", "dog " + "a" * 61, IMAGES)
+
+
 @pytest.mark.parametrize("count", [0, 11])
 def test_one_to_ten_images(count):
     with pytest.raises(ValueError, match=f"has {count} images: give 1 to 10"):

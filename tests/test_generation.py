@@ -3,6 +3,7 @@ from conftest import assert_unchanged, snapshot, taught
 
 import cns
 from cns import GenerateSettings, generate
+from cns.text import LONGEST
 
 
 def bytes_of(images):
@@ -54,6 +55,12 @@ def test_the_base_comes_back_when_drawing_fails(tiny_base, concept, monkeypatch)
 def test_settings_out_of_range_are_named(field, value):
     with pytest.raises(ValueError, match=f"`{field}` is {value}: choose"):
         GenerateSettings(**{field: value})
+
+
+def test_a_negative_prompt_much_too_long_is_refused():
+    assert GenerateSettings(negative="a" * LONGEST).negative
+    with pytest.raises(ValueError, match=f"^`negative` has {LONGEST + 1:,} characters: shorten it to {LONGEST:,} or fewer$"):
+        GenerateSettings(negative="a" * (LONGEST + 1))
 
 
 def test_remembering_draws_every_concept_again_from_its_seed(tiny_base, concept, other_concept):

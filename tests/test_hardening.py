@@ -6,7 +6,10 @@ escaped messages `test_app`, `test_plots`; tokens `test_people`, `test_hub_store
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -17,7 +20,7 @@ from test_architecture import FILES, imports
 from test_keeping import Visitor, app  # noqa: F401  fixtures
 
 from cns.bench import ROOT
-from cns.ui import temp
+from cns.ui import gpu, temp
 from cns.ui.common import message
 
 CONCEPTS = ("c.", "concept.", "learned.", "m.", "session.concept", "before.concept")  # whose tokens are words in prompts
@@ -44,6 +47,51 @@ def test_files_are_cleaned_up_every_hour_after_an_hour(app):  # noqa: F811
     assert path.exists()
     temp.sweep(app, -1)
     assert not path.exists() and not path.parent.exists()
+
+
+def test_uploads_lie_in_this_process_own_folder_and_go_with_the_other_files(app):  # noqa: F811
+    tab = Visitor(app)
+    path = Path(tab.upload(b"mine", "mine.png")["path"])
+    assert path.is_relative_to(temp.ROOT) and path.read_bytes() == b"mine" and path in temp.left()
+    assert temp.ROOT.stat().st_mode & 0o777 == 0o700
+    temp.sweep(app, 3600)
+    assert path.exists()
+    temp.sweep(app, -1)
+    assert not path.exists() and temp.UPLOADS.exists()
+    assert Path(tab.upload(b"again", "mine.png")["path"]).read_bytes() == b"again"
+
+
+FOLDERS = """
+import subprocess, sys
+import gradio.utils
+def root():
+    for name in [n for n in sys.modules if n.split(".")[0] == "cns"]:
+        del sys.modules[name]
+    from cns.ui import gpu, temp
+    assert gradio.utils.get_upload_folder() == str(temp.UPLOADS)
+    gpu.flag("0" * 32, "keep").touch()
+    return temp.ROOT
+if sys.argv[1:]:
+    print(root())
+else:
+    child = subprocess.run([sys.executable, "-c", sys.orig_argv[2], "child"], capture_output=True, text=True, check=True).stdout.strip() if root().exists() else ""
+    print(root(), root(), child, root().exists())
+"""
+
+
+def test_hot_reload_keeps_the_folder_a_child_process_has_its_own_and_each_goes_with_its_process(tmp_path):
+    run = {"cwd": ROOT, "env": {**os.environ, "TMPDIR": str(tmp_path)}, "capture_output": True, "text": True, "check": True}
+    first, second, child, exists = subprocess.run([sys.executable, "-c", FOLDERS], **run).stdout.split()
+    assert first == second and exists == "True" and child != first
+    assert {Path(first).parent, Path(child).parent} == {tmp_path} and [*tmp_path.iterdir()] == []  # flags of runs and all
+
+
+def test_flags_of_runs_go_with_the_other_files_and_their_folder_stays(app):  # noqa: F811
+    flag = temp.made(gpu.flag("0" * 32, "keep"))
+    flag.touch()
+    assert flag in temp.left()
+    temp.sweep(app, -1)
+    assert not flag.exists() and temp.FLAGS.exists()
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "app.py", "README.md", "../../../../etc/passwd", ".git/config", "cns/__init__.py"])

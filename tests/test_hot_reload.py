@@ -9,8 +9,8 @@ import sys
 import time
 import urllib.request
 
-from conftest import tiny_pipeline
-from gradio_client import Client
+from conftest import picture, tiny_pipeline
+from gradio_client import Client, handle_file
 
 from cns.bench import ROOT
 
@@ -60,7 +60,8 @@ def test_an_edit_shows_and_does_not_load_the_model_again(tmp_path):
         time.sleep(1)  # a file system may keep whole seconds
         edit(tmp_path / "cns/ui/__init__.py", "<h1>CNS Studio</h1>", "<h1>CNS Studio, edited</h1>")
         shows(f"{url}/config", "<h1>CNS Studio, edited</h1>", process, log)
-        pictures = Client(url, verbose=False, download_files=False).predict("a dog", steps=2, api_name="/generate")
+        picture().save(tmp_path / "red.png")  # an upload arrives where the edited page looks for it
+        pictures = Client(url, verbose=False, download_files=False).predict("a dog", steps=2, image=handle_file(tmp_path / "red.png"), api_name="/generate")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -83,7 +83,7 @@ def test_bad_names_and_a_missing_token_are_refused_before_any_work(monkeypatch, 
     assert "reads it from `HF_TOKEN`" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("token", [None, "", "  ", "hf_a b", "hf_\u00e9", "hf_a\nX-Evil: 1"])
+@pytest.mark.parametrize("token", [None, "", "  ", "hf_a b", "hf_\u00e9", "hf_a\nX-Evil: 1", "hf_" + "a" * 8190])
 def test_without_a_token_that_could_be_one_there_is_no_client_whatever_the_machine_has(monkeypatch, token):
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     with pytest.raises(ValueError, match="needs a token of yours") as caught:

@@ -10,7 +10,7 @@ import cns
 from cns import GenerateSettings, Region, explain, generate
 from cns.attention import Heat, grid, mapped
 from cns.images import to_pixels
-from cns.regions import EDGE, LIMIT, PRESETS, Shares, bound, layered, load_layout, save_layout, set_into
+from cns.regions import EDGE, LIMIT, MAX_BYTES, PRESETS, Shares, bound, layered, load_layout, save_layout, set_into
 from cns.text import encode
 
 LEFT, RIGHT, ALL = (0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 1)
@@ -121,6 +121,9 @@ def test_a_layout_goes_to_a_file_and_back(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=said):
             load_layout(tmp_path / "bad.json")
+    (tmp_path / "long.json").write_text("[" + " " * MAX_BYTES + "]")
+    with pytest.raises(ValueError, match="`long.json` is no layout: it has 1.0 MB, a layout at most 1"):
+        load_layout(tmp_path / "long.json")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -134,6 +137,7 @@ BAD = {
     "is 0 wide and 1 high": lambda: Region((0.5, 0, 0.5, 1), "a dog"),
     "-0.4 wide": lambda: Region((0.5, 0, 0.1, 1), "a dog"),
     "has no words": lambda: Region(LEFT, "  "),
+    "text of the region at `0,0,0.5,1` has 4,001 characters: shorten it to 4,000 or fewer": lambda: Region(LEFT, "a" * 4001),
     "is not four numbers": lambda: Region((0, 0, 1), "a dog"),
     "is not four numbers: give left": lambda: Region.parse("0,x,1,1: a dog"),
     "has no colon": lambda: Region.parse("0,0,1,1 a dog"),

@@ -3,7 +3,7 @@ import torch
 from conftest import assert_unchanged, snapshot
 
 import cns
-from cns.text import encode, tokenize
+from cns.text import LONGEST, encode, tokenize
 
 
 def test_a_prompt_without_taught_tokens_is_read_as_the_pipeline_reads_it(tiny_base):
@@ -48,3 +48,10 @@ def test_the_words_that_do_not_fit_are_named(tiny_base):
 def test_an_empty_prompt_is_refused(tiny_base, prompt):
     with pytest.raises(ValueError, match="the prompt is empty"):
         cns.check_prompt(tiny_base, None, prompt)
+
+
+def test_a_prompt_much_too_long_is_refused_with_its_length_the_limit_and_what_to_do(tiny_base):
+    fits = "a dog " + " " * (LONGEST - 6)
+    assert cns.check_prompt(tiny_base, None, fits) == []
+    with pytest.raises(ValueError, match=r"^the prompt has 4,001 characters: shorten it to 4,000 or fewer$"):
+        cns.check_prompt(tiny_base, None, fits + " ")

@@ -5,7 +5,6 @@ files go is not waited for: the app's own clean-up runs as if it were over.
 """
 
 import hashlib
-import os
 import resource
 import secrets
 import statistics
@@ -77,7 +76,6 @@ def load(source: str | None, crowd: Crowd = Crowd()) -> None:
 def run(base, crowd: Crowd) -> Outcome:
     """Serve `base` from this process and let the crowd in."""
     with tempfile.TemporaryDirectory() as folder:
-        cache, os.environ["GRADIO_TEMP_DIR"] = os.environ.get("GRADIO_TEMP_DIR"), f"{folder}/gradio"
         from ..ui import build, temp  # here, as the app is heavy and only this bench serves one
 
         demo = build(base, LocalStore(Path(folder) / "store"))
@@ -92,10 +90,6 @@ def run(base, crowd: Crowd) -> Outcome:
             return out
         finally:
             demo.close()
-            if cache is None:
-                del os.environ["GRADIO_TEMP_DIR"]
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = cache
 
 
 def _visited(base, url: str, crowd: Crowd, folder: Path) -> Outcome:

@@ -56,7 +56,7 @@ def client(repo: str, token: str | None) -> HfApi:
     if not re.fullmatch(REPO, repo or ""):
         raise ValueError(f"`{repo}` names no model repo: write `owner/name`")
     token = (token or "").strip()
-    if not re.fullmatch("[!-~]+", token):
+    if not re.fullmatch("[!-~]{1,8192}", token):
         raise ValueError(f"pushing to `{repo}` needs a token of yours that may write there: make one at huggingface.co/settings/tokens (the shell reads it from `HF_TOKEN`)")
     return HfApi(token=token)
 

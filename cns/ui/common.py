@@ -63,6 +63,7 @@ def showing(session, base, note: str = "") -> tuple:
 
 EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError, Stopped)
 STOPPED = "stopped: nothing new was drawn"
+SAID = 1000  # characters of a message: some say again what was typed
 FULL = "the GPU's memory is full: ask for fewer pictures at once, or end other programs that use it, and try again"
 
 
@@ -99,4 +100,5 @@ def message(error: Exception) -> gr.Error:
     """The error's own sentence, capitalised. gr.Error renders HTML, so it is escaped."""
     text = zerogpu.sentence(error) or {torch.OutOfMemoryError: FULL, Stopped: STOPPED}.get(type(error), str(error))
     title = "Stopped" if isinstance(error, Stopped) else "That did not work"
+    text = text if len(text) <= SAID else f"{text[:SAID]}..."
     return gr.Error(escape.escape(text[:1].upper() + text[1:], quote=False), title=title, duration=20, print_exception=False)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from ..generation import GenerateSettings
 from ..images import load_images
@@ -92,7 +91,7 @@ def saved(picture, number: int) -> dict:
 def uploaded(file: dict) -> Path:
     """Where an uploaded file lies. Raises ValueError for any other path of this machine."""
     path = Path(str(file.get("path", "") if isinstance(file, dict) else "")).resolve()
-    if not path.is_relative_to(Path(get_upload_folder()).resolve()):
+    if not path.is_relative_to(temp.UPLOADS.resolve()):
         raise ValueError("this is no uploaded file: send pictures with `gradio_client.handle_file`")
     return path
 

@@ -7,7 +7,6 @@ platform would drop their words. What is not decorated runs in the main process.
 
 import re
 import secrets
-import tempfile
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -19,11 +18,10 @@ import torch
 
 from .. import devices, generation, memory, owning, parts, probing, selection, teaching
 from ..export import export
-from . import html, zerogpu
+from . import html, temp, zerogpu
 from .common import spoken
 
 pace = zerogpu.Pace()
-FLAGS = Path(tempfile.mkdtemp(prefix="cns-run-"))
 _base = None  # set once before the app starts; workers inherit it
 
 
@@ -38,7 +36,7 @@ def flag(run: str, what: str) -> Path:
     """The file that says `what` ("keep" or "drop") to the teaching of the page `run`, or of it ("busy"), or to its drawings ("halt"). Raises ValueError for an id that we did not make."""
     if not re.fullmatch("[0-9a-f]{32}", run or ""):
         raise ValueError("this page has lost its session: reload it")
-    return FLAGS / f"{run}.{what}"
+    return temp.FLAGS / f"{run}.{what}"
 
 
 def clear(run: str) -> None:
