@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = kinds.add_parser("speed", help="what teaching, drawing and keeping cost here; with --base sd15-random or sdxl-random beside other ways, at true size")
     sub.add_argument("--base", default=argparse.SUPPRESS, help="as above, or sd15-random, or sdxl-random")
     sub.add_argument("--size", type=int, metavar="N", help="of the random bases' pictures [pixels] (default: 128 on a CPU, else their own)")
-    sub.add_argument("--steps", type=int, default=2, metavar="N", help="to measure with on the random bases (default: 2)")
+    sub.add_argument("--steps", type=int, metavar="N", help="to measure with on the random bases (default: 2 on a CPU, else 50)")
+    sub.add_argument("--diffusers", type=Path, metavar="DIR", help="a checkout of diffusers: sd15-random beside its scripts for Custom Diffusion and DreamBooth-LoRA, too")
     kinds.add_parser("store", help="what keeping sessions costs")
     sub = kinds.add_parser("load", help="a crowd of visitors and teachers on one process: waiting, mixing, memory, files")
     for name, text in (("visitors", "who draw"), ("teachers", "who teach at the same time"), ("requests", "pictures in all")):
@@ -369,12 +370,12 @@ def _bench(args):
 
         store(args.base)
     else:
-        from .bench.sizes import RANDOM, random_base
+        from .bench.sizes import RANDOM
 
-        if args.base in RANDOM:
-            from .bench.ratios import ratios
+        if args.base in RANDOM or args.diffusers:
+            from .bench.peers import side_by_side
 
-            ratios(random_base(args.base, size=args.size), args.steps)
+            side_by_side(args.base, args.size, args.steps, args.diffusers)
         else:
             from .bench.speed import speed
 
