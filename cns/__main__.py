@@ -275,12 +275,12 @@ def _bench(args):
 
         store(args.base)
     else:
-        from .bench.sizes import RANDOM, random_base
+        from .bench.sizes import RANDOM
 
-        if args.base in RANDOM:
-            from .bench.ratios import ratios
+        if args.base in RANDOM or args.diffusers:
+            from .bench.peers import side_by_side
 
-            ratios(random_base(args.base, size=args.size), args.steps)
+            side_by_side(args.base, args.size, args.steps, args.diffusers)
         else:
             from .bench.speed import speed
 

@@ -3,10 +3,10 @@
 A way's seconds a step are the slope between a short and a longer run of its own loop, so that what is done once does not count.
 """
 
-import ctypes
 import gc
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ import psutil
 import torch
 from PIL import Image
 
+from .. import devices
 from ..baselines import method
 from ..baselines.lora import Lora
 from ..baselines.methods import FinetuneKV
@@ -29,23 +30,14 @@ CONCEPTS = (1, 10, 50)  # in a session
 
 
 @contextmanager
-def peak(device: torch.device):
-    """Within: yields a list that then holds the most memory that was taken over what was there [bytes]."""
-    out, done = [], threading.Event()
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield out
-        out.append(torch.cuda.max_memory_allocated(device) - before)
-        return
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # else what an earlier way had freed would be taken again unseen
-    process, seen = psutil.Process(), [psutil.Process().memory_info().rss]
+def most(read: Callable[[], int], pause: float = 0.01):
+    """Within: yields a list that then holds the most that `read()` said, asked every `pause` [s]."""
+    out: list[int] = []
+    done, seen = threading.Event(), [read()]
 
     def watch():
-        while not done.wait(0.01):
-            seen.append(process.memory_info().rss)
+        while not done.wait(pause):
+            seen.append(read())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -54,7 +46,26 @@ def peak(device: torch.device):
     finally:
         done.set()
         watcher.join()
-        out.append(max(seen) - seen[0])
+        out.append(max(seen))
+
+
+@contextmanager
+def peak(device: torch.device):
+    """Within: yields a list that then holds the most memory that was taken over what was there [bytes]."""
+    out: list[int] = []
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield out
+        out.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    devices.give_back()  # else what an earlier way had freed would be taken again unseen
+    process = psutil.Process()
+    before = process.memory_info().rss
+    with most(lambda: process.memory_info().rss) as seen:
+        yield out
+    out.append(seen[0] - before)
 
 
 def timed(run, device: torch.device) -> float:

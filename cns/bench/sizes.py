@@ -3,6 +3,7 @@
 Shapes as in the published checkpoints' config files: stable-diffusion-v1-5 and stable-diffusion-xl-base-1.0.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,11 @@ from .. import devices
 from ..base import STARTER, Base, Card
 from ..prompts import CALIBRATION, TEMPLATES
 
+VOCABULARY = 49408  # tokens
+
 
 def _text(kind, **shape):
-    ids = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
+    ids = {"vocab_size": VOCABULARY, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
     return kind(CLIPTextConfig(**ids, **shape))
 
 
@@ -45,6 +48,14 @@ def _sdxl() -> dict:
     return {"unet": unet, "vae": _vae(1024), "text_encoder": _text(CLIPTextModel, **SMALL), "text_encoder_2": large}
 
 
+def _tokenizer() -> CLIPTokenizer:
+    """The starter's, with as many tokens as the text encoders have vectors for: other programs that add a token cut the vectors to that."""
+    tokenizer = CLIPTokenizer.from_pretrained(STARTER / "tokenizer")
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocab = {**model["vocab"], **{f"unused {i}": i for i in range(len(model["vocab"]), VOCABULARY)}}
+    return CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]], model_max_length=77)
+
+
 RANDOM: dict[str, tuple[Callable[[], dict], type, int]] = {
     "sd15-random": (_sd15, StableDiffusionPipeline, 512), "sdxl-random": (_sdxl, StableDiffusionXLPipeline, 1024),
 }  # fmt: skip
@@ -64,9 +75,7 @@ def random_base(name: str, device: str | None = None, size: int | None = None) -
     torch.manual_seed(0)
     with torch.device(device):
         parts = {n: m if dtype is torch.float32 else m.to(dtype) for n, m in build().items()}
-    tokenizers = {n.replace("text_encoder", "tokenizer"): CLIPTokenizer.from_pretrained(STARTER / "tokenizer") for n in parts if n.startswith("text")}
-    for t in tokenizers.values():
-        t.model_max_length = 77
+    tokenizers = {n.replace("text_encoder", "tokenizer"): _tokenizer() for n in parts if n.startswith("text")}
     more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False} if kind is StableDiffusionPipeline else {"add_watermarker": False}
     noise = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     pipe = kind(**parts, **tokenizers, scheduler=noise, **more)
