@@ -10,7 +10,7 @@ import cns
 from cns import GenerateSettings, Region, explain, generate
 from cns.attention import Heat, grid, mapped
 from cns.images import to_pixels
-from cns.regions import EDGE, LIMIT, PRESETS, Shares, bound, layered, load_layout, save_layout, set_into
+from cns.regions import EDGE, LIMIT, PRESETS, ROOM, Shares, bound, layered, load_layout, save_layout, set_into
 from cns.text import encode
 
 LEFT, RIGHT, ALL = (0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 1)
@@ -210,14 +210,15 @@ def test_where_soft_edges_meet_nothing_shines_through():
     assert layered(torch.stack([a, c, b]))[:, 0, 0].tolist() == pytest.approx([0, 0, 0.8, 0.2])
 
 
-def test_a_view_is_set_smaller_into_the_middle_of_its_box():
-    view = torch.zeros(1, 1, 64, 64)
+def test_a_view_is_set_smaller_into_the_middle_of_its_box_and_its_ground_fills_the_box():
+    view = torch.full((1, 1, 64, 64), 0.1)
     view[..., 24:40, 24:40] = 1  # a thing in the middle
     out, part = set_into(view, (0.5, 0, 1, 1))
-    out = (out * part)[0, 0]
+    assert out.shape == view.shape and part.shape == (64, 64) and part[:, :28].max() == 0 and part[:, 36:].min() == 1
+    thing = (out - 0.1)[0, 0] * part
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    assert (out * y).sum() / out.sum() == pytest.approx(31.5, abs=1) and (out * x).sum() / out.sum() == pytest.approx(47.5, abs=1)
-    assert out.sum() == pytest.approx((0.7 * 16) ** 2, rel=0.1) and part[:, :28].max() == 0 and part[:8].max() == 0
+    assert (thing * y).sum() / thing.sum() == pytest.approx(31.5, abs=1) and (thing * x).sum() / thing.sum() == pytest.approx(47.5, abs=1)
+    assert thing.sum() == pytest.approx(0.9 * (ROOM * 0.5 * 16) ** 2, rel=0.1) and torch.allclose(out[..., :8, :], torch.tensor(0.1))
     assert torch.equal(set_into(view, ALL)[0], view) and set_into(view, ALL)[1].min() == 1
     assert set_into(view, (0, 0, 0.05, 0.05))[1].sum() > 0
 
