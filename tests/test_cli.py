@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import picture, tiny_pipeline
 
+from cns import Session, load_base
 from cns.__main__ import main
 
 
@@ -91,6 +93,17 @@ def test_teaching_a_name_twice_keeps_the_session(tiny, tmp_path, capsys):
     assert teach(tiny, tmp_path / "s") == 2
     assert "already taught" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
+
+
+def test_more_pictures_or_steps_refine_what_is_taught_from_the_shell(tiny, tmp_path, capsys):
+    assert teach(tiny, tmp_path / "s", "--more") == 2 and "`<rex>` was never taught" in capsys.readouterr().err
+    assert teach(tiny, tmp_path / "s") == 0 and teach(tiny, tmp_path / "s", name="tom") == 0
+    base = load_base(tiny / "base")
+    before = Session.load(tmp_path / "s", base)
+    assert teach(tiny, tmp_path / "s", "--more") == 0 and "<rex> taught" in capsys.readouterr().out
+    after = Session.load(tmp_path / "s", base)
+    assert after.tokens == ("<rex>", "<tom>")
+    assert not torch.equal(before.concepts[0].vector, after.concepts[0].vector) and torch.equal(before.concepts[1].vector, after.concepts[1].vector)
 
 
 def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys):
