@@ -7,7 +7,8 @@ import torch
 from conftest import picture, tiny_pipeline
 
 from cns import Session, load_base
-from cns.__main__ import main
+from cns.__main__ import _lost, main
+from cns.owning import Change
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,11 @@ def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys
         assert main([*argv, *base]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1, err
+
+
+def test_what_the_others_lost_is_said_in_numbers(capsys):
+    _lost([Change("tom", "<tom>", picture(), picture(), 0.5, 0.25), Change("max", "<max>", picture(), picture(), None, None)])
+    assert capsys.readouterr().out == "<tom> CLIP-I 0.500 -> 0.250\n<max> no CLIP to score it\n"
 
 
 def test_a_pipeline_of_another_kind_is_refused_by_name(tmp_path, capsys):

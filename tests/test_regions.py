@@ -175,6 +175,14 @@ def test_the_explained_picture_is_the_generated_one_and_every_word_has_its_heat(
     assert heats[5].map[:, 10:].mean() > 10 * heats[5].map[:, :6].mean()
 
 
+def test_where_a_word_acted_is_the_mean_over_layers_and_steps(tiny_base, monkeypatch):
+    seen = [torch.rand(1, 1, 16, 4, 4) for _ in range(3)]  # [count, texts, tokens, h, w]
+    monkeypatch.setattr("cns.generation.sample", lambda base, prompt, vectors, settings, image, maps: maps.extend(seen) or [picture()])
+    heats = explain(tiny_base, "a dog")[1]
+    assert [h.word for h in heats] == ["a", "dog"]
+    assert all(np.allclose(heat.map, torch.cat(seen).mean(0)[0, token]) for token, heat in enumerate(heats, 1))
+
+
 def test_the_overlay_is_brightest_where_the_word_acted_most():
     heat = np.zeros((8, 8), np.float32)
     heat[2, 6] = 0.3
