@@ -5,7 +5,8 @@ every cross-attention layer: out = sum_r share_r * attention(picture, words_r), 
 have soft edges, and a later region lies over an earlier one.
 
 A base that knows things only in places of its own, as the starter does, draws halves of such things side by side. For it, each
-region's words are drawn alone first and set, smaller, into the box (`set_into`), and bound only while all is drawn over.
+region's words are drawn alone first and set, smaller, into the middle of the box, which their ground fills (`set_into`), and bound
+only while all is drawn over.
 """
 
 import json
@@ -25,7 +26,7 @@ LIMIT = 8  # regions in a picture
 MAX_BYTES = 2**20  # of a layout's file
 SMALLEST = 0.05  # side of a box [fraction of the canvas]
 EDGE = 0.06  # width of a soft edge [fraction of the canvas]
-ROOM = 1.4  # a picture drawn alone is set into a box this much larger than the box's shorter side: it leaves a margin around the thing
+ROOM = 1.25  # a picture drawn alone is set into a box this much larger than the box's shorter side: it leaves a margin around the thing
 
 PRESETS = {  # boxes from the back to the front
     "side by side": ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)),
@@ -141,15 +142,14 @@ def layered(parts: Tensor) -> Tensor:
 
 
 def set_into(view: Tensor, box) -> tuple[Tensor, Tensor]:
-    """(`view` [..., h, w], made smaller, in the middle of `box`; where it is to be seen [h, w]: in the box and not at its own rim)."""
+    """(`view` [..., h, w], made smaller, in the middle of `box` and going on around it as its rim is; where it is to be seen [h, w]: in the box)."""
     (left, top, right, bottom), (height, width) = box, view.shape[-2:]
     scale = min(1.0, ROOM * min(right - left, bottom - top))
     h, w = max(1, round(scale * height)), max(1, round(scale * width))
     y, x = round(((top + bottom) * height - h) / 2), round(((left + right) * width - w) / 2)
     small = F.interpolate(view, (h, w), mode="bilinear", antialias=True)
-    rim = EDGE * scale if scale < 1 else 0
-    window = x / width + rim, y / height + rim, (x + w) / width - rim, (y + h) / height - rim
-    return F.pad(small, (x, width - w - x, y, height - h - y)), inside(box, height, width) * inside(window, height, width)  # less than 0 cuts off
+    rows, columns = (torch.arange(height) - y).clamp(0, h - 1), (torch.arange(width) - x).clamp(0, w - 1)
+    return small[..., rows, :][..., columns], inside(box, height, width)
 
 
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:

@@ -192,13 +192,19 @@ class Session:
             raise Damaged(str(error)) from None
 
     def save(self, folder: str | Path) -> None:
-        """Write to `folder` so that at every moment it holds a whole session: new tensors first, then the JSON that names them."""
+        """Write to `folder` so that at every moment it holds a whole session: new tensors first, then the JSON that names them.
+
+        Raises PermissionError when it may not be written, OSError when the disk refuses.
+        """
         folder = Path(folder)
         about, tensors = self.parts()
         content = save_tensors(tensors)
         file = f"session-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
-        files.write(folder / file, content)
-        files.write(folder / "session.json", json.dumps({**about, "tensors": file}, indent=1).encode())
+        try:
+            files.write(folder / file, content)
+            files.write(folder / "session.json", json.dumps({**about, "tensors": file}, indent=1).encode())
+        except PermissionError:
+            raise PermissionError(f"`{folder}` cannot be written: choose a folder that you may write to") from None
         for old in set(folder.glob("session-*.safetensors")) - {folder / file}:
             old.unlink(missing_ok=True)
 

@@ -29,8 +29,12 @@ def images(tmp_path):
     return [handle_file(tmp_path / f"{colour}.png") for colour in ("red", "brown")]
 
 
-def teach(client, images, key, name="rex"):
-    return client.predict(key, name, "dog", images, steps=3, api_name="/teach")
+def teach(client, images, key, name="rex", more=False):
+    return client.predict(key, name, "dog", images, steps=3, more=more, api_name="/teach")
+
+
+def open_(file):
+    return Image.open(file["path"] if isinstance(file, dict) else file)
 
 
 def test_only_the_named_endpoints_are_offered_each_with_its_parameters(client):
@@ -44,6 +48,11 @@ def test_a_program_teaches_draws_inspects_and_owns_what_was_learned(client, imag
     key = client.predict(api_name="/new_session")
     about = teach(client, images, key)
     assert about["kept"] == "saved" and [c["token"] for c in about["concepts"]] == ["<rex>"]
+    with pytest.raises(Exception, match="was already taught"):
+        teach(client, images, key)
+    drawn = client.predict("a <rex> dog", key, steps=2, api_name="/generate")[0]
+    assert [c["token"] for c in teach(client, images[:1], key, more=True)["concepts"]] == ["<rex>"]
+    assert open_(drawn).tobytes() != open_(client.predict("a <rex> dog", key, steps=2, api_name="/generate")[0]).tobytes()
     box = {"box": [0, 0, 0.5, 1], "words": "a <rex> dog"}
     drawn = client.predict("a house", key, count=2, seed=7, steps=2, strengths={"rex": 0.5}, regions=[box], api_name="/generate")
     assert [Image.open(p["path"] if isinstance(p, dict) else p).size for p in drawn] == [(32, 32)] * 2
@@ -68,9 +77,6 @@ def test_a_program_teaches_draws_inspects_and_owns_what_was_learned(client, imag
 def test_a_program_draws_tables_layouts_and_where_words_acted(client, images):
     key = client.predict(api_name="/new_session")
     teach(client, images, key)
-
-    def open_(file):
-        return Image.open(file["path"] if isinstance(file, dict) else file)
 
     def apart(a, b):
         """The largest difference of two pictures' values: pictures drawn in another batch may differ in rounding."""

@@ -11,7 +11,7 @@ from test_push import hub  # noqa: F401  a fixture
 
 import cns
 from cns.__main__ import main
-from cns.base import Base, Card
+from cns.base import Base, Card, load_base
 from cns.regions import LIMIT
 from cns.store import pack
 from cns.text import LONGEST
@@ -126,5 +126,9 @@ def test_the_shell_says_when_it_may_not_write_here_or_on_the_hub(tiny, tmp_path,
     monkeypatch.setattr("cns.store.push.get_token", lambda: "hf_reader")
     said = shell(capsys, "push", "patch", *session, "--repo", "me/rex")
     assert "give it the scope to write" in said and "hf_reader" not in said
+    taught(load_base(tiny / "base"), cns.Concept("tom", "dog", [picture("gray")])).save(tmp_path / "other")
     monkeypatch.setattr("os.mkdir", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    assert "cannot be written" in shell(capsys, "export", "patch", *session, "--out", tmp_path / "out")
+    said = f"`{tmp_path / 'out'}` cannot be written: choose a folder that you may write to"
+    assert said in shell(capsys, "export", "patch", *session, "--out", tmp_path / "out")
+    assert said in shell(capsys, "merge", *session, "--with", tmp_path / "other", "--out", tmp_path / "out")
+    assert said in shell(capsys, "import", *session[:2], "--session", tmp_path / "out", tmp_path / "other")

@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import seeing
 from PIL import Image
+from tqdm import tqdm
 
 from cns.bench.multi import BOXES, PLACELESS, QUICK, Finder, Run, collage, crop, groups, run_all, scores, summary, things
 
@@ -29,6 +31,14 @@ def test_own_pictures_in_the_boxes_score_higher_than_in_each_others(starter):
     assert np.mean(right["own"]) > np.mean(right["other"]) and np.mean(wrong["own"]) < np.mean(wrong["other"])
 
 
+def test_the_bar_lies_halfway_between_two_pictures_of_one_thing_and_pictures_of_two(starter):
+    finder = Finder(starter, 3)
+    finder.eyes.references["clip"] = {"a": torch.eye(2)[[0, 0]], "b": torch.eye(2)}  # cosines within: 1 and 0; between: 0.5
+    assert finder._bar("clip") == pytest.approx((0.5 + 0.5) / 2)
+    finder.eyes.references["clip"] = {"a": torch.eye(2)[[0, 0]], "b": torch.eye(2)[[1, 1]]}  # within: 1 and 1; between: 0
+    assert finder._bar("clip") == pytest.approx(0.5)
+
+
 def test_scores_count_what_is_there_in_its_place_and_mixed_up():
     def row(found, shows, own, other):
         return {"things": ["a", "b"], "regions": True, "eyes": {"clip": {"found": found, "shows": shows, "own": own, "other": other}}}
@@ -44,7 +54,14 @@ def test_a_run_that_cannot_be_is_refused(field, value):
 
 
 def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(tiny_base, starter, tmp_path, monkeypatch):
-    base = seeing(tiny_base, starter)
+    bars, base = [], seeing(tiny_base, starter)
+
+    class Bar(tqdm):
+        def __exit__(self, *error):
+            bars.append((self.n, self.total))
+            super().__exit__(*error)
+
+    monkeypatch.setattr("cns.bench.multi.tqdm", Bar)
     run = replace(QUICK, methods=("cns",), steps=1, draw_steps=1)
     result = run_all(base, run, tmp_path, "test")
     assert list(result["summary"]) == ["real", "cns"] and set(result["summary"]["cns"]) == {f"{n}, {w}" for n in ("pairs", "triples") for w in ("prompt", "regions")}
@@ -58,5 +75,6 @@ def test_a_run_goes_on_where_it_stopped_and_writes_all_it_found(tiny_base, start
 
     monkeypatch.setattr("cns.bench.multi.unit", never)
     assert run_all(base, run, tmp_path, "test")["summary"] == result["summary"]
+    assert bars == [(14, 14)] * 2  # three things, a pair and a triple, each without regions and with; twice
     with pytest.raises(AssertionError, match="again"):
         run_all(base, replace(run, steps=2), tmp_path, "test")

@@ -3,9 +3,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import picture, tiny_pipeline
 
-from cns.__main__ import main
+from cns import Session, load_base
+from cns.__main__ import _lost, main
+from cns.owning import Change
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,17 @@ def test_teaching_a_name_twice_keeps_the_session(tiny, tmp_path, capsys):
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
 
 
+def test_more_pictures_or_steps_refine_what_is_taught_from_the_shell(tiny, tmp_path, capsys):
+    assert teach(tiny, tmp_path / "s", "--more") == 2 and "`<rex>` was never taught" in capsys.readouterr().err
+    assert teach(tiny, tmp_path / "s") == 0 and teach(tiny, tmp_path / "s", name="tom") == 0
+    base = load_base(tiny / "base")
+    before = Session.load(tmp_path / "s", base)
+    assert teach(tiny, tmp_path / "s", "--more") == 0 and "<rex> taught" in capsys.readouterr().out
+    after = Session.load(tmp_path / "s", base)
+    assert after.tokens == ("<rex>", "<tom>")
+    assert not torch.equal(before.concepts[0].vector, after.concepts[0].vector) and torch.equal(before.concepts[1].vector, after.concepts[1].vector)
+
+
 def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys):
     base, first, second = ["--base", str(tiny / "base")], tmp_path / "1", tmp_path / "2"
     for session, name in ((first, "rex"), (first, "tom"), (second, "rex")):
@@ -126,6 +140,11 @@ def test_forget_rename_merge_export_import_from_the_shell(tiny, tmp_path, capsys
         assert main([*argv, *base]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1, err
+
+
+def test_what_the_others_lost_is_said_in_numbers(capsys):
+    _lost([Change("tom", "<tom>", picture(), picture(), 0.5, 0.25), Change("max", "<max>", picture(), picture(), None, None)])
+    assert capsys.readouterr().out == "<tom> CLIP-I 0.500 -> 0.250\n<max> no CLIP to score it\n"
 
 
 def test_a_pipeline_of_another_kind_is_refused_by_name(tmp_path, capsys):

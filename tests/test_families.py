@@ -172,6 +172,9 @@ def test_embeddings_for_other_programs_have_a_part_for_each_encoder(base, sessio
     parts = load_file(tmp_path / "out" / "rex.safetensors")
     keys = ["<rex>"] if len(base.widths) == 1 else ["clip_l", "clip_g"]
     assert torch.equal(torch.cat([parts.pop(k) for k in keys], 1)[0], session.concepts[0].vector) and not parts
+    modules = {"lora_unet_" + n.replace(".", "_"): m for n, m in base.denoiser.named_modules()}  # as A1111 and ComfyUI name them
+    patch = load_file(tmp_path / "out" / "cns.diff.safetensors")
+    assert patch and all(t.shape == modules[k.removesuffix(".diff")].weight.shape for k, t in patch.items())
 
 
 def test_regions_and_attention_maps_work_or_are_refused_by_name(base, session):

@@ -94,12 +94,12 @@ def test_without_a_token_that_could_be_one_there_is_no_client_whatever_the_machi
 WHOLE = """---
 library_name: diffusers
 pipeline_tag: text-to-image
-tags: [text-to-image, stable-diffusion, concept-neurons, lora]
+tags: [text-to-image, concept-neurons, lora]
 ---
 
 # things
 
-What CNS Studio (Concept Neuron Selection) taught to `tiny` (revision abc): `<rex>` (dog), `<tom>` (cat face). `cns.lora.safetensors` is a LoRA of rank 4 for A1111 and ComfyUI with a relative error of 12.3%; the other files are the embeddings of the tokens.
+What CNS Studio (Concept Neuron Selection) taught to `tiny` (revision abc): `<rex>` (dog), `<tom>` (cat face). `cns.lora.safetensors` is a LoRA of rank 4 for A1111 and ComfyUI with a relative error of 12.3%; the other files are the embeddings of the tokens: in a prompt, A1111 calls one by its file's name, ComfyUI by `embedding:` and that name.
 
 | | prompt | neurons | of the model | CLIP-I before | CLIP-I |
 |---|---|---|---|---|---|

@@ -10,7 +10,7 @@ import cns
 from cns import GenerateSettings, Region, explain, generate
 from cns.attention import Heat, grid, mapped
 from cns.images import to_pixels
-from cns.regions import EDGE, LIMIT, MAX_BYTES, PRESETS, Shares, bound, layered, load_layout, save_layout, set_into
+from cns.regions import EDGE, LIMIT, MAX_BYTES, PRESETS, ROOM, Shares, bound, layered, load_layout, save_layout, set_into
 from cns.text import encode
 
 LEFT, RIGHT, ALL = (0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 1)
@@ -179,6 +179,14 @@ def test_the_explained_picture_is_the_generated_one_and_every_word_has_its_heat(
     assert heats[5].map[:, 10:].mean() > 10 * heats[5].map[:, :6].mean()
 
 
+def test_where_a_word_acted_is_the_mean_over_layers_and_steps(tiny_base, monkeypatch):
+    seen = [torch.rand(1, 1, 16, 4, 4) for _ in range(3)]  # [count, texts, tokens, h, w]
+    monkeypatch.setattr("cns.generation.sample", lambda base, prompt, vectors, settings, image, maps: maps.extend(seen) or [picture()])
+    heats = explain(tiny_base, "a dog")[1]
+    assert [h.word for h in heats] == ["a", "dog"]
+    assert all(np.allclose(heat.map, torch.cat(seen).mean(0)[0, token]) for token, heat in enumerate(heats, 1))
+
+
 def test_the_overlay_is_brightest_where_the_word_acted_most():
     heat = np.zeros((8, 8), np.float32)
     heat[2, 6] = 0.3
@@ -214,14 +222,15 @@ def test_where_soft_edges_meet_nothing_shines_through():
     assert layered(torch.stack([a, c, b]))[:, 0, 0].tolist() == pytest.approx([0, 0, 0.8, 0.2])
 
 
-def test_a_view_is_set_smaller_into_the_middle_of_its_box():
-    view = torch.zeros(1, 1, 64, 64)
+def test_a_view_is_set_smaller_into_the_middle_of_its_box_and_its_ground_fills_the_box():
+    view = torch.full((1, 1, 64, 64), 0.1)
     view[..., 24:40, 24:40] = 1  # a thing in the middle
     out, part = set_into(view, (0.5, 0, 1, 1))
-    out = (out * part)[0, 0]
+    assert out.shape == view.shape and part.shape == (64, 64) and part[:, :28].max() == 0 and part[:, 36:].min() == 1
+    thing = (out - 0.1)[0, 0] * part
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    assert (out * y).sum() / out.sum() == pytest.approx(31.5, abs=1) and (out * x).sum() / out.sum() == pytest.approx(47.5, abs=1)
-    assert out.sum() == pytest.approx((0.7 * 16) ** 2, rel=0.1) and part[:, :28].max() == 0 and part[:8].max() == 0
+    assert (thing * y).sum() / thing.sum() == pytest.approx(31.5, abs=1) and (thing * x).sum() / thing.sum() == pytest.approx(47.5, abs=1)
+    assert thing.sum() == pytest.approx(0.9 * (ROOM * 0.5 * 16) ** 2, rel=0.1) and torch.allclose(out[..., :8, :], torch.tensor(0.1))
     assert torch.equal(set_into(view, ALL)[0], view) and set_into(view, ALL)[1].min() == 1
     assert set_into(view, (0, 0, 0.05, 0.05))[1].sum() > 0
 

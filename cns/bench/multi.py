@@ -9,7 +9,7 @@ method is a JSON file in the results folder, as in `continual`.
 
 import json
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +100,10 @@ class Finder:
         self.bars = {eye: self._bar(eye) for eye in self.eyes.encoders}
 
     def _bar(self, eye: str) -> float:
-        """Halfway between the cosines of pictures of one thing and of two, over all things that there are."""
-        means = np.array([[float((a @ b.T).mean()) for b in self.eyes.references[eye].values()] for a in self.eyes.references[eye].values()])
-        same = means.trace() / len(means)
-        return (same + (means.sum() - means.trace()) / (means.size - len(means))) / 2
+        """Halfway between the cosines of two pictures of one thing and of pictures of two, over all things that there are."""
+        of = self.eyes.references[eye]
+        same = np.mean([(float((a @ a.T).sum()) - len(a)) / (len(a) * (len(a) - 1)) for a in of.values()])  # none with itself
+        return float(same + np.mean([float((a @ b.T).mean()) for a, b in permutations(of.values(), 2)])) / 2
 
     def likeness(self, eye: str, pictures) -> np.ndarray:
         """CLIP-I of each picture to each thing [pictures, things]."""
@@ -138,12 +138,21 @@ def collage(base, group, boxes, number: int) -> Image.Image:
     return out
 
 
+def parts(run: Run) -> int:
+    """How many steps one method's work has: each thing that is taught, each group that is drawn, without regions and with."""
+    return run.concepts + 2 * len(groups(things(run.concepts), run))
+
+
 def unit(base, name: str, run: Run, finder: Finder, tick=lambda: None) -> tuple[list[dict], Image.Image]:
-    """(what was found in each picture, a sheet of the pairs' first pictures: above without regions, below with) for one method."""
+    """(what was found in each picture, a sheet of the pairs' first pictures: above without regions, below with) for one method.
+
+    `tick` is called after each of `parts(run)`.
+    """
     taught = things(run.concepts)
     way = None if name == "real" else method(name, base, **({"steps": run.steps} if run.steps else {}))
-    for concept in taught if way else ():
-        way.teach(concept)  # type: ignore[union-attr]
+    for concept in taught:
+        if way:
+            way.teach(concept)
         tick()
     rows, shown = [], {True: [], False: []}
     for number, group in enumerate(groups(taught, run)):
@@ -158,6 +167,7 @@ def unit(base, name: str, run: Run, finder: Finder, tick=lambda: None) -> tuple[
             for picture in pictures:
                 rows.append({"things": [c.name for c in group], "regions": regions, "eyes": finder.look(picture, group, boxes)})
             shown[regions].append(pictures[0])
+            tick()
     sheet = Image.new("RGB", (base.size * min(8, len(shown[True])), 2 * base.size))
     for y, some in enumerate(shown.values()):
         for x, picture in enumerate(some[:8]):
@@ -199,22 +209,25 @@ def table(result: dict[str, dict]) -> str:
 
 
 def run_all(base, run: Run, folder: Path, command: str) -> dict:
-    """Run what is missing in `folder`/runs, then write `multi.json`, `multi.md` and the sheets to `folder`."""
+    """Run what is missing in `folder`/runs; after each method write its sheet there, and `multi.json` and `multi.md` to `folder`."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    finder, found = Finder(base, run.concepts), {}
-    with tqdm(total=len(run.methods) * run.concepts, unit="concept") as bar:
+    finder, work, found = Finder(base, run.concepts), parts(run), {}
+    with tqdm(total=(1 + len(run.methods)) * work, unit="part") as bar:
         for name in ("real", *run.methods):
+            bar.set_postfix_str(name)
             file, key = folder / "runs" / f"multi-{name}.json", _key(base, run, name, finder)
             kept = json.loads(file.read_text()) if file.exists() else {}
-            if kept.get("key") != key:
+            if kept.get("key") == key:
+                bar.update(work)
+            else:
                 rows, sheet = unit(base, name, run, finder, bar.update)
                 sheet.save(file.with_suffix(".png"))
                 kept = {"key": key, "rows": rows}
                 file.write_text(json.dumps(kept) + "\n")
             found[name] = kept["rows"]
-    result = {"command": command, "base": base.revision, "run": asdict(run), "bars": finder.bars, "summary": summary(found)}
-    (folder / "multi.json").write_text(json.dumps(result, indent=1) + "\n")
-    (folder / "multi.md").write_text(f"`{command}`\n\n" + table(result["summary"]))
+            result = {"command": command, "base": base.revision, "run": asdict(run), "bars": finder.bars, "summary": summary(found)}
+            (folder / "multi.json").write_text(json.dumps(result, indent=1) + "\n")
+            (folder / "multi.md").write_text(f"`{command}`\n\n" + table(result["summary"]))
     return result
 
 

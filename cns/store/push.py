@@ -11,7 +11,7 @@ from .hub import REPO
 CARD = """---
 library_name: diffusers
 pipeline_tag: text-to-image
-tags: [text-to-image, stable-diffusion, concept-neurons{tags}]
+tags: [text-to-image, concept-neurons{tags}]
 ---
 
 # {title}
@@ -26,10 +26,11 @@ CLIP-I is the mean cosine of the CLIP embeddings of drawn pictures and of those 
 show what the model drew when each concept was just taught. `cns-session` holds the session itself: `python -m cns import` takes it in
 bit for bit.
 """
+EMBEDDINGS = "the other files are the embeddings of the tokens: in a prompt, A1111 calls one by its file's name, ComfyUI by `embedding:` and that name."
 HOW = {
-    "pipeline": "The whole model: `StableDiffusionPipeline.from_pretrained(...)` loads it, and the tokens work in any prompt.",
-    "patch": "`cns.diff.safetensors` is a patch for A1111 and ComfyUI, to load as a LoRA at strength 1; the other files are the embeddings of the tokens.",
-    "lora": "`cns.lora.safetensors` is a LoRA of rank {rank} for A1111 and ComfyUI with a relative error of {relative_error:.1%}; the other files are the embeddings of the tokens.",
+    "pipeline": "The whole model: `DiffusionPipeline.from_pretrained(...)` loads it, and the tokens work in any prompt.",
+    "patch": f"`cns.diff.safetensors` is a patch for A1111 and ComfyUI, to load as a LoRA at strength 1; {EMBEDDINGS}",
+    "lora": "`cns.lora.safetensors` is a LoRA of rank {rank} for A1111 and ComfyUI with a relative error of {relative_error:.1%}; " + EMBEDDINGS,
     "session": "`python -m cns import` takes it in.",
 }
 
