@@ -5,6 +5,7 @@ escaped messages `test_app`, `test_plots`; tokens `test_people`, `test_hub_store
 """
 
 import ast
+import io
 import json
 import os
 import re
@@ -13,13 +14,16 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import picture
 from test_architecture import FILES, imports
 from test_keeping import Visitor, app  # noqa: F401  fixtures
 
 from cns.bench import ROOT
+from cns.regions import LIMIT
 from cns.ui import gpu, temp
 from cns.ui.common import message
 
@@ -59,6 +63,27 @@ def test_uploads_lie_in_this_process_own_folder_and_go_with_the_other_files(app)
     temp.sweep(app, -1)
     assert not path.exists() and temp.UPLOADS.exists()
     assert Path(tab.upload(b"again", "mine.png")["path"]).read_bytes() == b"again"
+
+
+def test_an_upload_that_was_swept_away_is_asked_for_again_by_its_name_alone(app):  # noqa: F811
+    def asked(call, *words):
+        with pytest.raises(Exception, match="is no longer here") as said:
+            call()
+        assert all(word in str(said.value) for word in words) and "/" not in str(said.value)
+
+    tab, content = Visitor(app), io.BytesIO()
+    key = tab.call("resume", "")[2]
+    picture().save(content, "PNG")
+    start, how = tab.upload(content.getvalue(), "mine.png"), [1, 0, {}, "", 2, 2.0, 60, 100, *[""] * (2 * LIMIT)]
+    draw = partial(tab.call, "generated", False, None, "a house", start, None, *how)
+    assert draw()[1]["value"]
+    session = tab.upload(b"mine")
+    temp.sweep(app, -1)
+    asked(draw, "Your picture `mine.png`", "add it again")
+    asked(partial(tab.call, "view", [{"image": start, "caption": None}]), "Your picture `mine.png`", "add it again")
+    asked(partial(tab.call, "take_in", session, None, key), "Your file `s.safetensors`", "upload it again")
+    for ask in (("generate", "a house", "", 1, 0, 2, None, "", None, None, None, start, 0.6), ("teach", key, "rex", "dog", [start], 2, 0, False)):
+        asked(partial(tab.call, *ask), "Your picture `mine.png`")
 
 
 FOLDERS = """
