@@ -21,6 +21,14 @@ MIN_SIDE = 16  # pixels
 Source = str | Path | bytes | Image.Image
 
 
+class Missing(ValueError):
+    """There is no file at the given path; `name` is the file's own."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(f"there is no file `{path}`: check the path")
+        self.name = Path(path).name
+
+
 def load_images(sources: Sequence[Source]) -> list[Image.Image]:
     """1 to 10 pictures as upright RGB. Raises ValueError that names the file, what is wrong with it and what to do."""
     if not 1 <= len(sources) <= 10:
@@ -40,7 +48,7 @@ def _load(source: Source, name: str) -> Image.Image:
         except ValueError:
             raise
         except FileNotFoundError:
-            raise ValueError(f"there is no file `{source}`: check the path") from None  # type: ignore[str-bytes-safe]
+            raise Missing(source) from None  # type: ignore[arg-type]  # bytes come from no file
         except Image.DecompressionBombError:
             raise ValueError(_too_large(name)) from None
         except Exception:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cns.images import load_images, square, to_pixels
+from cns.images import Missing, load_images, square, to_pixels
 
 GRADIENT = Image.fromarray(np.stack([np.tile(np.arange(48, dtype=np.uint8) * 5, (32, 1)), np.full((32, 48), 40, np.uint8), np.tile(np.arange(32, dtype=np.uint8)[:, None] * 7, (1, 48))], -1))
 
@@ -64,8 +64,9 @@ def test_a_file_too_heavy_is_refused(tmp_path):
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(Missing, match=f"there is no file `{tmp_path}/none.png`: check the path") as missing:
         load_images([tmp_path / "none.png"])
+    assert missing.value.name == "none.png"
     with pytest.raises(ValueError, match="is a folder"):
         load_images([tmp_path])
 

@@ -6,12 +6,14 @@ import inspect
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import gradio as gr
 import torch
 
+from ..images import Missing
 from ..parts import Stopped
-from . import html, zerogpu
+from . import html, temp, zerogpu
 
 
 @dataclass
@@ -96,9 +98,19 @@ def told(error: Exception) -> Exception:
     return message(error) if expected or zerogpu.sentence(error) else error
 
 
+def swept_away(error: Exception) -> str | None:
+    """What to say of an upload that the clean-up took, by its name alone: the server's paths are nothing to a visitor. None for other errors."""
+    if isinstance(error, Missing):
+        return f"your picture `{error.name}` is no longer here, as uploads are kept for an hour only: add it again"
+    path = Path(str(getattr(error, "filename", None) or "/")).resolve()
+    if isinstance(error, FileNotFoundError) and path.is_relative_to(temp.ROOT.resolve()):
+        return f"your file `{path.name}` is no longer here, as uploads are kept for an hour only: upload it again"
+    return None
+
+
 def message(error: Exception) -> gr.Error:
     """The error's own sentence, capitalised. gr.Error renders HTML, so it is escaped."""
-    text = zerogpu.sentence(error) or {torch.OutOfMemoryError: FULL, Stopped: STOPPED}.get(type(error), str(error))
+    text = zerogpu.sentence(error) or swept_away(error) or {torch.OutOfMemoryError: FULL, Stopped: STOPPED}.get(type(error), str(error))
     title = "Stopped" if isinstance(error, Stopped) else "That did not work"
     text = text if len(text) <= SAID else f"{text[:SAID]}..."
     return gr.Error(escape.escape(text[:1].upper() + text[1:], quote=False), title=title, duration=20, print_exception=False)

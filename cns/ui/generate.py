@@ -137,8 +137,16 @@ def options(base, shared: Shared, inputs) -> list:
             guidance = gr.Slider(0, 20, base.guidance, step=0.5, label="Guidance", min_width=120)
         with gr.Row():
             image = gr.Image(label="A picture to start from", type="filepath", height=150, min_width=260, format="png", buttons=[], elem_id="start")
+            image.preprocess = spoken(partial(readable, image.preprocess))  # Gradio opens it before we do, and says nothing of what is wrong with it
             anew = gr.Slider(5, 100, 60, step=5, label="How much of it is drawn anew [%]", min_width=260)
     return [image, strengths, negative, steps, guidance, anew, together, *boxes]
+
+
+def readable(preprocess, payload):
+    """What Gradio makes of a picture to start from, once it is known that we can read it."""
+    if payload and payload.path:
+        started(payload.path)
+    return preprocess(payload)
 
 
 def sliders(shared: Shared, strengths: gr.State, inputs) -> None:
