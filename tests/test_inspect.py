@@ -4,9 +4,11 @@ import re
 
 import pytest
 from conftest import picture, taught
+from test_keeping import Visitor, app  # noqa: F401
 
 import cns
 from cns import inspection
+from cns.store import pack
 from cns.ui import build, gpu, inspect, probing
 
 MOVING, NEARLY = -1, -2  # where `show` says what the sliders do
@@ -42,7 +44,7 @@ def test_the_sliders_are_explained_as_this_concept_was_chosen(desk, rex, tiny_ba
 
 @pytest.mark.parametrize("by", inspection.WAYS)
 def test_a_changed_session_is_divided_as_the_radio_says(desk, rex, tom, by):
-    *_, names, numbers, funnel, overlap, growth, where = desk.refresh(tom, "", by)[:9]
+    *_, names, numbers, funnel, overlap, growth, where = desk.refresh(tom, "", by)[:10]
     assert names["value"] == "tom" and f"by {inspection.WAYS[by]}" in where
     assert (numbers, funnel, overlap, growth, where) == desk.show(tom, "tom", by)[:5]
 
@@ -57,3 +59,17 @@ def test_every_probe_says_whose_it_is(desk, tom):
     *_, (waiting, page) = probing.probe(tom, "rex", "tom", 0, "0" * 32)
     captions = re.findall("<figcaption>(.*?)</figcaption>", page)
     assert waiting == "" and len(captions) == probing.PROBES and all(c.startswith("&lt;rex&gt;, ") for c in captions)
+
+
+def test_a_link_opens_its_concept_once_and_elsewhere_says_why_not(app, tom):  # noqa: F811
+    tab = Visitor(app)
+    key = tab.call("resume", "")[2]
+    tab.call("take_in", tab.upload(pack(tom)), None, key)
+    linked = Visitor(app, search="?concept=rex&__theme=dark")
+    assert "This link" not in linked.call("resume", key)[4]
+    first, later = (linked.call("refresh", None, None, "block") for _ in range(2))
+    assert (first[0].get("selected"), first[4]["value"]) == ("inspect", "rex") and (later[0].get("selected"), later[4]["value"]) == (None, "tom")
+    for search, name in (("?concept=rex", "rex"), ("?concept=%3Cb%3E" + 99 * "x", "&lt;b&gt;" + 21 * "x")):
+        stranger = Visitor(app, search=search)
+        assert f"This link opens &lt;{name}&gt; only in the browser that was taught it" in stranger.call("resume", "")[4]
+    assert "This link" not in Visitor(app).call("resume", "")[4]

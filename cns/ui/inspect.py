@@ -3,6 +3,7 @@
 import gradio as gr
 
 from .. import inspection
+from ..concept import NAME_LENGTH
 from ..inspection import WAYS
 from ..teaching import TeachSettings
 from . import generate, gpu, html, owning, plots, probing
@@ -15,9 +16,8 @@ MOVE = (
     "mattering for a concept. *gamma* is in how many of some unrelated prompts a neuron has to matter, too, to be called general."
 )
 NEARLY = "A session keeps only a summary of how much each weight mattered for {}, so the sliders choose close to what teaching would, not exactly. As taught is exact."
-LINKED = """(session, name, by) => { const first = !window.cnsLinked; window.cnsLinked = true;
-    return [session, first ? new URLSearchParams(location.search).get('concept') || '' : '', by]; }"""
-LINK = "(session, name, ...more) => { history.replaceState(null, '', '?concept=' + encodeURIComponent(name || '')); return [session, name, ...more]; }"
+LINK = """(session, name, ...more) => { const here = new URL(location); here.searchParams.set('concept', name || ''); history.replaceState(null, '', here);
+    return [session, name, ...more]; }"""
 
 
 def build(base, store, shared: Shared) -> None:
@@ -30,7 +30,6 @@ class Layout:
     """What the tab shows, from the top; `page` once there is a concept."""
 
     def __init__(self, base, store, shared: Shared):
-        self.linked = gr.Textbox(visible=False)
         self.nothing = gr.HTML(html.empty(NOTHING))
         with gr.Column(visible=False) as self.page:
             self.name = gr.Dropdown(label="Concept", choices=[], elem_id="concept")
@@ -70,13 +69,13 @@ class Desk:
         self.base = base
         self.norms, self.selector = inspection.norms(base), inspection.Selector(base, gpu.calibration)
 
-    def refresh(self, session, asked, by):
-        """The tab after the session changed; a link may have asked for a concept."""
+    def refresh(self, session, linked, by):
+        """The tab after the session changed; the page's address may have asked for a concept, once."""
         names = [(c.words, c.name) for c in session.concepts] if session else []
-        there = asked in [n for _, n in names]
-        chosen = asked if there else names[-1][1] if names else None
+        there = knows(session, linked)
+        chosen = linked if there else names[-1][1] if names else None
         tab = gr.update(selected="inspect") if there else gr.skip()
-        return tab, gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, by)
+        return tab, "", gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, by)
 
     @spoken
     def show(self, session, name, by):
@@ -116,7 +115,7 @@ def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     """Every event of the tab."""
     private, hidden = {"api_visibility": "private"}, {"show_progress": "hidden", "api_visibility": "private"}
     views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.pair, page.other, page.moving]
-    shared.known.change(desk.refresh, [shared.session, page.linked, page.by], [shared.tabs, page.nothing, page.page, page.name, *views], js=LINKED, **private)
+    shared.known.change(desk.refresh, [shared.session, shared.linked, page.by], [shared.tabs, shared.linked, page.nothing, page.page, page.name, *views], **private)
     page.name.input(desk.show, [shared.session, page.name, page.by], views, js=LINK, **private)
     gr.on(
         [page.rho.input, page.gamma.input], desk.reselect, [shared.session, page.name, page.rho, page.gamma], [page.funnel, page.overlap],
@@ -145,6 +144,15 @@ def without(session, name, run):
         raise ValueError("there is no concept to silence yet: teach one first")
     loud, silent = gpu.silence(session, name, gpu.Watch.of(run))
     return html.strip([(loud, "with its neurons"), (silent, "without them")], 176)
+
+
+def knows(session, name: str) -> bool:
+    return bool(session) and name in [c.name for c in session.concepts]
+
+
+def elsewhere(name: str) -> str:
+    """What is said where a link leads to nothing."""
+    return f"This link opens <{name[:NAME_LENGTH]}> only in the browser that was taught it, or with the resume key of that session."
 
 
 def link(name: str) -> str:
