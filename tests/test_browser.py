@@ -43,7 +43,7 @@ def test_the_whole_story_pick_teach_generate_inspect(page, browser, app):
         page.locator("#plot-funnel a").click()
     assert (png.value.suggested_filename, table.value.suggested_filename) == ("rex-funnel.png", "rex-funnel.csv")
     page.locator("#silence").click()
-    page.get_by_text("without them").wait_for()
+    page.locator("#probed", has_text="unlearned").wait_for()
     page.locator("#forgetting").click()
     page.locator("#plot-forgetting").wait_for()
     assert page.locator("#forgotten img").count() == 1

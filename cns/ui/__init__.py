@@ -61,7 +61,6 @@ CSS = """
 #queue { min-height: 1.2rem; height: 1.2rem; padding: 0; }
 [data-testid="status-tracker"]:has(.error) { display: none !important; } /* the message itself is enough */
 .show-api-divider { display: none; }
-#silence { align-self: flex-start; width: auto; }
 button[role="tab"].selected { color: var(--body-text-color) !important; font-weight: 600; }
 @media (max-width: 640px) { button[role="tab"] { padding-inline: 11px !important; } }
 footer :is(a, button) { color: var(--body-text-color-subdued) !important; opacity: 1; }

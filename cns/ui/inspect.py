@@ -47,9 +47,6 @@ class Layout:
                     self.where = gr.HTML()
                 with gr.Column(min_width=320):
                     self.updates = gr.HTML()
-            gr.Markdown("**Silence it.** The same seed, drawn with the concept's neurons and with the untaught model's values in their place.")
-            self.quiet = gr.Button("Draw with and without its neurons", size="sm", elem_id="silence")
-            self.pair = gr.HTML()
             self.stop, self.status, *self.probings = probing.build(shared, self.name)
             owning.build(base, store, shared, self.name)
 
@@ -81,14 +78,14 @@ class Desk:
     def show(self, session, name, by):
         """All about one concept."""
         if not session or not name:
-            return "", "", "", "", "", "", gr.skip(), gr.skip(), "", "", ""
+            return "", "", "", "", "", "", gr.skip(), gr.skip(), "", ""
         concept = session.concept(name)
         s = concept.stats
         rows = [("base neurons", f"{s['base_neurons']:,}"), ("general, taken away", f"{s['general_removed']:,}"), ("concept neurons, trained", f"{s['neurons']:,}"),
                 ("of the model", f"{s['share_of_model']:.2%}"), ("shared with earlier concepts", f"{s['shared_with_earlier']:,}")]  # fmt: skip
         drawn = inspection.growth(self.base, session), inspection.spread(self.base, session, by), inspection.updates(self.norms, session)
         moving, nearly = MOVE.format("all matrices together" if concept.gradients else "each matrix"), NEARLY.format(concept.token) if concept.gradients else ""
-        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *slid(*inspection.thresholds(self.base, concept)), "", html.note(nearly), moving
+        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *slid(*inspection.thresholds(self.base, concept)), html.note(nearly), moving
 
     @spoken
     def reselect(self, session, name, rho, gamma):
@@ -114,7 +111,7 @@ class Desk:
 def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     """Every event of the tab."""
     private, hidden = {"api_visibility": "private"}, {"show_progress": "hidden", "api_visibility": "private"}
-    views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.pair, page.other, page.moving]
+    views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.other, page.moving]
     shared.known.change(desk.refresh, [shared.session, shared.linked, page.by], [shared.tabs, shared.linked, page.nothing, page.page, page.name, *views], **private)
     page.name.input(desk.show, [shared.session, page.name, page.by], views, js=LINK, **private)
     gr.on(
@@ -123,8 +120,7 @@ def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     )  # fmt: skip
     page.as_taught.click(desk.reset, [shared.session, page.name], [page.rho, page.gamma, page.funnel, page.overlap], **hidden)
     page.by.input(desk.divide, [shared.session, page.by], [page.where], **hidden)
-    quieted = page.quiet.click(without, [shared.session, page.name, shared.run], [page.pair], concurrency_id="draw", **private)
-    page.stop.click(spoken(generate.stopped), [shared.run], [page.status], queue=False, cancels=[quieted, *page.probings], **hidden)
+    page.stop.click(spoken(generate.stopped), [shared.run], [page.status], queue=False, cancels=page.probings, **hidden)
 
 
 def slid(rho: float, gamma: float) -> tuple:
@@ -135,15 +131,6 @@ def slid(rho: float, gamma: float) -> tuple:
 def taught(session, name: str) -> tuple[str, str]:
     """How the concept's neurons were chosen, and what it shares with the others."""
     return plots.shown(inspection.funnel(session, name), f"{name}-funnel"), plots.shown(inspection.overlap(session))
-
-
-@spoken
-def without(session, name, run):
-    """The same picture with the concept's neurons and without."""
-    if not session or not name:
-        raise ValueError("there is no concept to silence yet: teach one first")
-    loud, silent = gpu.silence(session, name, gpu.Watch.of(run))
-    return html.strip([(loud, "with its neurons"), (silent, "without them")], 176)
 
 
 def knows(session, name: str) -> bool:
