@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import MINUTES, NO_BROWSER, few_steps, pick, picture, teach_ready, toast, visitor
+from PIL import Image, ImageColor
 
+from cns.inspection import COLOURS
 from cns.ui.inspect import LINK
+from cns.ui.plots import WIDTH
 
 pytestmark = NO_BROWSER
 
@@ -42,6 +45,8 @@ def test_the_whole_story_pick_teach_generate_inspect(page, browser, app):
     with page.expect_download() as table:
         page.locator("#plot-funnel a").click()
     assert (png.value.suggested_filename, table.value.suggested_filename) == ("rex-funnel.png", "rex-funnel.csv")
+    with Image.open(png.value.path()) as drawn:
+        assert drawn.format == "PNG" and drawn.width == 2 * WIDTH and {ImageColor.getrgb(c) for c in COLOURS[:2]} <= {c for _, c in drawn.convert("RGB").getcolors(2**16)}
     page.locator("#silence").click()
     page.locator("#probed", has_text="unlearned").wait_for()
     page.locator("#forgetting").click()
