@@ -131,15 +131,15 @@ def _inspect(args):
 def _probe(base, session, args):
     """The pictures of every probe and of every cell of the forgetting matrix, with their scores as CSV."""
     from . import figures, inspection
-    from .probing import probes, row
+    from .probing import csv, probes, row
 
     for i, c in enumerate(session.concepts):
         other = session.concepts[i - 1].name if i or len(session.concepts) > 1 else None
-        lines = [("probe", "neurons", "clip_i", "change")]
+        found = []
         for p in tqdm(probes(base, session, c.name, other, args.seed), unit="probe", desc=c.token):
             p.picture.save(args.out / f"{c.name}-{re.sub('[^a-z0-9]+', '-', p.title).strip('-')}.png")
-            lines.append((p.title, p.neurons, p.clip_i, p.change))
-        (args.out / f"{c.name}-probes.csv").write_text(inspection.csv_of(lines))
+            found.append(p)
+        (args.out / f"{c.name}-probes.csv").write_text(csv(found))
     scores = []
     for last in tqdm(range(1, len(session.concepts) + 1), unit="row", desc="forgetting"):
         cells = row(base, session, last)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .delta import written
 from .generation import GenerateSettings, sample
+from .inspection import csv_of
 from .selection import is_key
 from .session import Learned, Session, unpack
 
@@ -44,6 +45,11 @@ def probes(base, session: Session, name: str, other: str | None = None, seed: in
         yield Probe(title, about, neurons, picture, clip_i, None if clip_i is None else clip_i - first)  # type: ignore[operator]
 
 
+def csv(found: list[Probe]) -> str:
+    """The numbers of some probes."""
+    return csv_of([("probe", "neurons", "clip_i", "change"), *((p.title, p.neurons, p.clip_i, p.change) for p in found)])
+
+
 def drawn(base, session: Session, c: Learned, vectors: Mask, settings: GenerateSettings, zeroed: Mask | None = None) -> tuple[Image.Image, float | None]:
     """(concept `c` drawn with what `session` changes and with zeros at `zeroed`, its CLIP-I)."""
     zeroed = zeroed or {}
@@ -68,9 +74,9 @@ def interventions(base, session: Session, c: Learned, other: Learned | None, see
         chosen = {n: others(i, general.get(n), base.weights[n].numel(), inside, generator) for n, i in c.mask.items()}
         yield title, about, session, chosen, count(chosen)
     if other and other is not c:
-        for kept, whose in ((c, "its own"), (other, other.token)):
+        for kept, whose in ((c, "its own"), (other, f"{other.token}'s")):
             alone = session.of([kept], [session.increments(kept.name)])
-            yield f"{whose} delta alone", f"its token, with only what {kept.token} changed", alone, {}, count(kept.mask)
+            yield f"{whose} changes alone", f"its token, with only what {kept.token} changed in the model", alone, {}, count(kept.mask)
 
 
 def count(mask: Mask) -> int:

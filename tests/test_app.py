@@ -145,7 +145,6 @@ def test_a_stop_ends_a_drawing_before_its_next_pass_and_the_next_drawing_is_left
     calls = {
         "draw": (lambda watch: gpu.draw("a dog", None, cns.GenerateSettings(count=2), None, watch), 3),
         "explain": (lambda watch: gpu.explain("a dog", None, cns.GenerateSettings(), None, watch), 3),
-        "silence": (lambda watch: gpu.silence(session, "rex", watch), 6),
         "remembered": (lambda watch: gpu.remembered(session, 1, watch), 3),
         "probe": (lambda watch: [*gpu.probe(session, "rex", None, 0, watch)], 21),
     }

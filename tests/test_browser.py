@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 from conftest import MINUTES, NO_BROWSER, few_steps, pick, picture, teach_ready, toast, visitor
+from PIL import Image, ImageColor
+
+from cns.inspection import COLOURS
+from cns.ui.inspect import LINK
+from cns.ui.plots import WIDTH
 
 pytestmark = NO_BROWSER
 
 
-def test_the_whole_story_pick_teach_generate_inspect(page, app):
+def test_the_whole_story_pick_teach_generate_inspect(page, browser, app):
     assert page.locator("#knows .cns-knows").inner_text().startswith("Nothing taught yet")
     teach_ready(page, 5)
     assert page.locator("#name textarea, #name input").input_value() == "rex"
@@ -40,16 +45,22 @@ def test_the_whole_story_pick_teach_generate_inspect(page, app):
     with page.expect_download() as table:
         page.locator("#plot-funnel a").click()
     assert (png.value.suggested_filename, table.value.suggested_filename) == ("rex-funnel.png", "rex-funnel.csv")
+    with Image.open(png.value.path()) as drawn:
+        assert drawn.format == "PNG" and drawn.width == 2 * WIDTH and {ImageColor.getrgb(c) for c in COLOURS[:2]} <= {c for _, c in drawn.convert("RGB").getcolors(2**16)}
     page.locator("#silence").click()
-    page.get_by_text("without them").wait_for()
+    page.locator("#probed", has_text="unlearned").wait_for()
     page.locator("#forgetting").click()
     page.locator("#plot-forgetting").wait_for()
     assert page.locator("#forgotten img").count() == 1
 
-    page.reload()  # the session comes back by itself
+    page.goto(f"{app}?concept=rex&__theme=dark")  # the session comes back by itself, and the link opens what it names
     page.locator("#knows", has_text="<rex> dog face").wait_for()
-    page.get_by_role("tab", name="Inspect Neurons").click()
     page.get_by_text("concept neurons, trained").wait_for()
+    assert page.get_by_role("tab", name="Inspect Neurons").get_attribute("aria-selected") == "true"
+    assert page.locator("#permalink").get_attribute("href") == "?concept=rex"
+    assert page.evaluate(f"() => {{ ({LINK})(null, 'tom'); return location.search; }}") == "?concept=tom&__theme=dark"
+    with visitor(browser, f"{app}?concept=rex") as stranger:
+        stranger.locator("#knows", has_text="This link opens <rex> only in the browser that was taught it").wait_for()
     page.get_by_role("tab", name="Teach").click()
     teach_ready(page, 7)
     assert "What I still remember" in page.locator("#result").inner_text()

@@ -96,5 +96,5 @@ def test_every_tab_is_tidy_and_nothing_moves_when_results_come(browser, app, key
         before = boxes(page, ALWAYS + CONTROLS["Inspect Neurons"])
         assert_tidy(page, {**before, **boxes(page, BELOW)})
         page.locator("#silence").click()
-        page.get_by_text("without them").wait_for()
+        page.locator("#probed img").nth(1).wait_for()
         assert moved(page, before) == []

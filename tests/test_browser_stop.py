@@ -65,4 +65,6 @@ def test_probes_and_the_forgetting_matrix_end_at_a_stop_and_keep_what_was_drawn(
     page.locator("#looking", has_text="Stopped: nothing new was drawn").wait_for(timeout=MINUTES / 6)
     assert page.locator(f"{place} img").count() >= drawn > 0 and page.locator("#looking .cns-bar").count() == 0
     press(page, "#silence")
-    page.get_by_text("without them").wait_for()
+    page.locator("#probed img").nth(1).wait_for()
+    page.locator("#looking .cns-bar").wait_for(state="detached")
+    assert page.locator("#probed img").count() == 2

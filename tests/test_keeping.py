@@ -26,17 +26,17 @@ def renamed(session, name):
 
 
 class Visitor:
-    """One browser tab, over plain HTTP: calls a handler of the app by its name."""
+    """One browser tab, over plain HTTP: calls a handler of the app by its name; `search`: what its address has after the path."""
 
-    def __init__(self, demo, cookie=""):
-        self.url, self.demo, self.session = demo.local_url.rstrip("/") + "/gradio_api", demo, secrets.token_hex(8)
+    def __init__(self, demo, cookie="", search=""):
+        self.search, self.url, self.demo, self.session = search, demo.local_url.rstrip("/") + "/gradio_api", demo, secrets.token_hex(8)
         self.headers, self.more = {"Cookie": cookie}, {}
 
     def call(self, handler: str, *data) -> list:
         """Its outputs. Raises RuntimeError with what the page would show."""
         index = next(i for i, f in self.demo.fns.items() if f.name == handler)
         body = json.dumps({"fn_index": index, "data": data, "session_hash": self.session, **self.more}).encode()
-        request = urllib.request.Request(f"{self.url}/queue/join", body, {"Content-Type": "application/json", **self.headers})
+        request = urllib.request.Request(f"{self.url}/queue/join{self.search}", body, {"Content-Type": "application/json", **self.headers})
         urllib.request.urlopen(request, timeout=120).read()
         for line in urllib.request.urlopen(f"{self.url}/queue/data?session_hash={self.session}", timeout=120):
             said = json.loads(line[6:]) if line.startswith(b"data: ") else {}
@@ -113,9 +113,9 @@ def test_renaming_and_forgetting_are_saved_said_and_undone(app, rex):
     tab = Visitor(app)
     key = tab.call("resume", "")[2]
     tab.call("take_in", tab.upload(pack(rex)), None, key)
-    tab.call("refresh", None, "")
+    tab.call("refresh", None, None, "block")
     assert "&lt;max&gt; dog" in tab.call("renamed", None, "rex", " Max ", None, key)[4]
-    tab.call("refresh", None, "")
+    tab.call("refresh", None, None, "block")
     tab.call("forgotten", None, "max", None, key)
     assert [c[0].split(": ")[1] for c in tab.call("look", key)[0]["choices"]] == ["forget max", "rename max", "upload"]
     assert "Nothing taught yet" in Visitor(app).call("resume", key)[4]

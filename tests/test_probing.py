@@ -23,7 +23,7 @@ def test_every_probe_draws_and_leaves_the_base_bit_for_bit(tiny_base, session):
         assert_unchanged(tiny_base, before)
         found.append(probe)
     assert [p.title for p in found] == ["untouched", "unlearned", "keys only", "values only", "its neurons at zero", "random ones at zero",
-                                        "general ones at zero", "its own delta alone", "<tom> delta alone"]  # fmt: skip
+                                        "general ones at zero", "its own changes alone", "<tom>'s changes alone"]  # fmt: skip
     pictures = [p.picture.tobytes() for p in found]
     assert pictures[0] == cns.generate(tiny_base, "a <rex> dog", session)[0].tobytes()
     assert len(set(pictures)) == len(pictures)

@@ -61,7 +61,6 @@ CSS = """
 #queue { min-height: 1.2rem; height: 1.2rem; padding: 0; }
 [data-testid="status-tracker"]:has(.error) { display: none !important; } /* the message itself is enough */
 .show-api-divider { display: none; }
-#silence { align-self: flex-start; width: auto; }
 button[role="tab"].selected { color: var(--body-text-color) !important; font-weight: 600; }
 @media (max-width: 640px) { button[role="tab"] { padding-inline: 11px !important; } }
 footer :is(a, button) { color: var(--body-text-color-subdued) !important; opacity: 1; }
@@ -90,7 +89,7 @@ def build(base, store=None, people=None, space=None) -> gr.Blocks:
     door = signin.Door(people)
     with gr.Blocks(title="CNS Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         shared = Shared(
-            session=gr.State(None), run=gr.State(None), known=gr.State(()), kept=gr.State(None),
+            session=gr.State(None), run=gr.State(None), known=gr.State(()), kept=gr.State(None), linked=gr.State(""),
             key=gr.BrowserState("", storage_key="cns-session", secret=store.secret() if store else None),
             keyed=door.keyed,
         )  # fmt: skip
@@ -133,8 +132,11 @@ class Opening:
                 session = self.store.load(key, self.base)
             except (ValueError, OSError) as error:
                 said = f"Your earlier session was not opened: {error}"
+        linked = request.query_params.get("concept", "")
+        if linked and not inspect.knows(session, linked):
+            said, linked = said or inspect.elsewhere(linked), ""
         known = html.words(session), html.knows(session, self.base, said), mark(self.note)
-        return session, secrets.token_hex(16), text, *known, *teach.drafted(self.store, key)
+        return session, secrets.token_hex(16), text, *known, *teach.drafted(self.store, key), linked
 
     def start_over(self, run_id, key):
         temp.made(gpu.flag(run_id, "drop")).touch()  # what is being taught right now ends with the old session
@@ -149,7 +151,7 @@ def opened(demo: gr.Blocks, opening: Opening, shared: Shared) -> None:
     states = [shared.session, shared.run, shared.key, shared.known, shared.line, shared.kept]
     # both in the queue: out of it, a changed gr.State does not fire its `change`
     loaded = signin.arriving(demo, opening.door, opening.store, shared) if opening.door.people else demo.load
-    loaded(opening.resume, [shared.key], [*states, *shared.offer], **private)
+    loaded(opening.resume, [shared.key], [*states, *shared.offer, shared.linked], **private)
     shared.restart.click(  # type: ignore[union-attr]
         shared.keyed(opening.start_over), [shared.run, shared.key], states,
         js="(run, key) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run, key]; }", **private,

@@ -24,6 +24,7 @@ class Shared:
     run: gr.State  # a server-made id, for Stop
     known: gr.State
     key: gr.BrowserState
+    linked: gr.State  # the concept that the page's address asks for, until it was shown
     keyed: Callable  # `spoken`, for handlers that take the session's `key`
     line: gr.HTML | None = None
     tabs: gr.Tabs | None = None

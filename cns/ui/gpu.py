@@ -16,7 +16,7 @@ import gradio as gr
 import spaces
 import torch
 
-from .. import devices, generation, memory, owning, parts, probing, selection, teaching
+from .. import devices, generation, owning, parts, probing, selection, teaching
 from ..export import export
 from . import html, temp, zerogpu
 from .common import spoken
@@ -238,10 +238,3 @@ def remembered(session, last, watch):
     with parts.passing(_base, watch.asked):
         return probing.row(_base, session, last)
 
-
-@spaces.GPU(duration=60)
-@spoken
-def silence(session, name, watch):
-    """(picture with the concept's neurons, picture without)."""
-    with watched(watch, 2 * _base.steps):
-        return memory.silence(_base, session, name)

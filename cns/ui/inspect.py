@@ -3,6 +3,7 @@
 import gradio as gr
 
 from .. import inspection
+from ..concept import NAME_LENGTH
 from ..inspection import WAYS
 from ..teaching import TeachSettings
 from . import generate, gpu, html, owning, plots, probing
@@ -15,9 +16,8 @@ MOVE = (
     "mattering for a concept. *gamma* is in how many of some unrelated prompts a neuron has to matter, too, to be called general."
 )
 NEARLY = "A session keeps only a summary of how much each weight mattered for {}, so the sliders choose close to what teaching would, not exactly. As taught is exact."
-LINKED = """(session, name, by) => { const first = !window.cnsLinked; window.cnsLinked = true;
-    return [session, first ? new URLSearchParams(location.search).get('concept') || '' : '', by]; }"""
-LINK = "(session, name, ...more) => { history.replaceState(null, '', '?concept=' + encodeURIComponent(name || '')); return [session, name, ...more]; }"
+LINK = """(session, name, ...more) => { const here = new URL(location); here.searchParams.set('concept', name || ''); history.replaceState(null, '', here);
+    return [session, name, ...more]; }"""
 
 
 def build(base, store, shared: Shared) -> None:
@@ -30,7 +30,6 @@ class Layout:
     """What the tab shows, from the top; `page` once there is a concept."""
 
     def __init__(self, base, store, shared: Shared):
-        self.linked = gr.Textbox(visible=False)
         self.nothing = gr.HTML(html.empty(NOTHING))
         with gr.Column(visible=False) as self.page:
             self.name = gr.Dropdown(label="Concept", choices=[], elem_id="concept")
@@ -48,9 +47,6 @@ class Layout:
                     self.where = gr.HTML()
                 with gr.Column(min_width=320):
                     self.updates = gr.HTML()
-            gr.Markdown("**Silence it.** The same seed, drawn with the concept's neurons and with the untaught model's values in their place.")
-            self.quiet = gr.Button("Draw with and without its neurons", size="sm", elem_id="silence")
-            self.pair = gr.HTML()
             self.stop, self.status, *self.probings = probing.build(shared, self.name)
             owning.build(base, store, shared, self.name)
 
@@ -70,26 +66,26 @@ class Desk:
         self.base = base
         self.norms, self.selector = inspection.norms(base), inspection.Selector(base, gpu.calibration)
 
-    def refresh(self, session, asked, by):
-        """The tab after the session changed; a link may have asked for a concept."""
+    def refresh(self, session, linked, by):
+        """The tab after the session changed; the page's address may have asked for a concept, once."""
         names = [(c.words, c.name) for c in session.concepts] if session else []
-        there = asked in [n for _, n in names]
-        chosen = asked if there else names[-1][1] if names else None
+        there = knows(session, linked)
+        chosen = linked if there else names[-1][1] if names else None
         tab = gr.update(selected="inspect") if there else gr.skip()
-        return tab, gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, by)
+        return tab, "", gr.update(visible=not names), gr.update(visible=bool(names)), gr.update(choices=names, value=chosen), *self.show(session, chosen, by)
 
     @spoken
     def show(self, session, name, by):
         """All about one concept."""
         if not session or not name:
-            return "", "", "", "", "", "", gr.skip(), gr.skip(), "", "", ""
+            return "", "", "", "", "", "", gr.skip(), gr.skip(), "", ""
         concept = session.concept(name)
         s = concept.stats
         rows = [("base neurons", f"{s['base_neurons']:,}"), ("general, taken away", f"{s['general_removed']:,}"), ("concept neurons, trained", f"{s['neurons']:,}"),
                 ("of the model", f"{s['share_of_model']:.2%}"), ("shared with earlier concepts", f"{s['shared_with_earlier']:,}")]  # fmt: skip
         drawn = inspection.growth(self.base, session), inspection.spread(self.base, session, by), inspection.updates(self.norms, session)
         moving, nearly = MOVE.format("all matrices together" if concept.gradients else "each matrix"), NEARLY.format(concept.token) if concept.gradients else ""
-        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *slid(*inspection.thresholds(self.base, concept)), "", html.note(nearly), moving
+        return html.facts(rows) + link(name), *taught(session, name), *map(plots.shown, drawn), *slid(*inspection.thresholds(self.base, concept)), html.note(nearly), moving
 
     @spoken
     def reselect(self, session, name, rho, gamma):
@@ -115,8 +111,8 @@ class Desk:
 def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     """Every event of the tab."""
     private, hidden = {"api_visibility": "private"}, {"show_progress": "hidden", "api_visibility": "private"}
-    views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.pair, page.other, page.moving]
-    shared.known.change(desk.refresh, [shared.session, page.linked, page.by], [shared.tabs, page.nothing, page.page, page.name, *views], js=LINKED, **private)
+    views = [page.numbers, page.funnel, page.overlap, page.growth, page.where, page.updates, page.rho, page.gamma, page.other, page.moving]
+    shared.known.change(desk.refresh, [shared.session, shared.linked, page.by], [shared.tabs, shared.linked, page.nothing, page.page, page.name, *views], **private)
     page.name.input(desk.show, [shared.session, page.name, page.by], views, js=LINK, **private)
     gr.on(
         [page.rho.input, page.gamma.input], desk.reselect, [shared.session, page.name, page.rho, page.gamma], [page.funnel, page.overlap],
@@ -124,8 +120,7 @@ def wire(page: Layout, desk: Desk, shared: Shared) -> None:
     )  # fmt: skip
     page.as_taught.click(desk.reset, [shared.session, page.name], [page.rho, page.gamma, page.funnel, page.overlap], **hidden)
     page.by.input(desk.divide, [shared.session, page.by], [page.where], **hidden)
-    quieted = page.quiet.click(without, [shared.session, page.name, shared.run], [page.pair], concurrency_id="draw", **private)
-    page.stop.click(spoken(generate.stopped), [shared.run], [page.status], queue=False, cancels=[quieted, *page.probings], **hidden)
+    page.stop.click(spoken(generate.stopped), [shared.run], [page.status], queue=False, cancels=page.probings, **hidden)
 
 
 def slid(rho: float, gamma: float) -> tuple:
@@ -138,13 +133,13 @@ def taught(session, name: str) -> tuple[str, str]:
     return plots.shown(inspection.funnel(session, name), f"{name}-funnel"), plots.shown(inspection.overlap(session))
 
 
-@spoken
-def without(session, name, run):
-    """The same picture with the concept's neurons and without."""
-    if not session or not name:
-        raise ValueError("there is no concept to silence yet: teach one first")
-    loud, silent = gpu.silence(session, name, gpu.Watch.of(run))
-    return html.strip([(loud, "with its neurons"), (silent, "without them")], 176)
+def knows(session, name: str) -> bool:
+    return bool(session) and name in [c.name for c in session.concepts]
+
+
+def elsewhere(name: str) -> str:
+    """What is said where a link leads to nothing."""
+    return f"This link opens <{name[:NAME_LENGTH]}> only in the browser that was taught it, or with the resume key of that session."
 
 
 def link(name: str) -> str:

@@ -68,10 +68,15 @@ def shown(plot: Plot, name: str = "") -> str:
         f'<figure class="cns-plot" id="plot-{esc(plot.key)}"><figcaption><b>{esc(plot.title)}</b><p>{esc(plot.about)}</p></figcaption>'
         f'<div class="cns-wide" tabindex="0" role="region" aria-label="plot: {esc(plot.title)}">{svg(plot)}</div>'
         f'<div class="cns-more"><button type="button" onclick="cnsPng(this, \'{esc(name)}.png\')" aria-label="{esc(plot.title)} as PNG">PNG</button>'
-        f'<a download="{esc(name)}.csv" href="data:text/csv;charset=utf-8,{quote(plot.csv())}" aria-label="{esc(plot.title)} as CSV">CSV</a>'
+        f"{csv_link(plot.csv(), name, plot.title)}"
         f'<details><summary>All numbers</summary><div class="cns-table" tabindex="0" role="region" aria-label="numbers of {esc(plot.title)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details></div></figure>"
     )
+
+
+def csv_link(content: str, name: str, what: str) -> str:
+    """A link that saves `content`, which it carries, as a file of that name."""
+    return f'<a download="{esc(name)}.csv" href="data:text/csv;charset=utf-8,{quote(content)}" aria-label="{esc(what)} as CSV">CSV</a>'
 
 
 def _number(value) -> str:
