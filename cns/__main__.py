@@ -219,24 +219,35 @@ def _new(folder: Path):
         raise FileExistsError(f"`{folder}` is there already: choose a new folder")
 
 
+def _shown(parts, what: str):
+    """What `parts` return, with a bar of how far they are."""
+    with tqdm(total=1.0, desc=what, leave=False, bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left") as bar:
+        while True:
+            try:
+                bar.update(next(parts) - bar.n)
+            except StopIteration as end:
+                return end.value
+
+
 def _export(args):
-    from . import export
+    from .export import exporting
 
     base, session = _open(args)
-    about = export(base, session, args.kind, args.out, args.rank)
+    about = _shown(exporting(base, session, args.kind, args.out, args.rank), "exporting")
     error = f", relative error {about['relative_error']:.1%} at rank {about['rank']}" if "relative_error" in about else ""
     print(f"{', '.join(about['tokens'])} exported to `{args.out}`: {len(about['files'])} files, {sum(about['files'].values()):,} bytes{error}")
 
 
 def _push(args):
-    from . import export
-    from .store.push import client, own_token, push
+    from .export import exporting
+    from .store.push import client, own_token, pushing
 
     api = client(args.repo, own_token())
     base, session = _open(args)
     with tempfile.TemporaryDirectory() as folder:
-        about = export(base, session, args.kind, Path(folder) / "cns", args.rank)
-        print(f"{', '.join(about['tokens'])} pushed to {push(Path(folder) / 'cns', session, about, args.repo, api, not args.public)}")
+        about = _shown(exporting(base, session, args.kind, out := Path(folder) / "cns", args.rank), "exporting")
+        url = _shown(pushing(out, session, about, args.repo, api, not args.public), "uploading")
+    print(f"{', '.join(about['tokens'])} pushed to {url}")
 
 
 def _import(args):

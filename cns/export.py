@@ -23,10 +23,12 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken
 from torch import Tensor
 
+from .parts import Shares, shares, whole
 from .session import Session
 
 KINDS = ("pipeline", "patch", "lora", "session")
 INSIDE = "cns-session"  # where an export carries the session
+ABOUT = "cns-export.json"  # what `export` returns
 
 
 def export(base, session: Session, kind: str, out: str | Path, rank: int = 16) -> dict:
@@ -34,27 +36,22 @@ def export(base, session: Session, kind: str, out: str | Path, rank: int = 16) -
 
     Raises ValueError for an unknown kind, an empty session or a bad rank, OSError when `out` is there or cannot be written.
     """
-    session.check(base)
-    if kind not in KINDS:
-        raise ValueError(f"export `{kind}` is unknown: choose {', '.join(f'`{k}`' for k in KINDS)}")
-    if kind in ("patch", "lora") and not base.family.keys:
-        raise ValueError(f"a `{kind}` of a {base.family.name} is in no form that another program is known to read: export a `pipeline` or `session`")
-    if not session.concepts:
-        raise ValueError("the session knows nothing yet, so there is nothing to export: teach something first")
-    if not 1 <= rank <= max(map(_full_rank, base.weights.values())):
-        raise ValueError(f"`rank` is {rank}: choose 1 to {max(map(_full_rank, base.weights.values()))}")
+    return whole(exporting(base, session, kind, out, rank))
+
+
+def exporting(base, session: Session, kind: str, out: str | Path, rank: int = 16) -> Shares[dict]:
+    """`export` in parts, a matrix or a component's files each. Nothing is left of one that is dropped between two."""
+    _check(base, session, kind, rank)
     about: dict[str, Any] = {"kind": kind, "base": session.base_id, "revision": session.base_revision, "tokens": list(session.tokens)}
     with _whole(Path(out)) as folder:
-        if kind == "session":
-            session.save(folder)
-        else:
-            session.save(folder / INSIDE)
+        session.save(folder if kind == "session" else folder / INSIDE)
         if kind == "pipeline":
-            pipeline(base, session).save_pretrained(folder)
+            yield from _components(pipeline(base, session), folder)
         if kind == "patch":
-            save_file(patch(base, session), folder / "cns.diff.safetensors", {"base": session.base_id})
+            tensors = yield from patch(base, session)
+            save_file(tensors, folder / "cns.diff.safetensors", {"base": session.base_id})
         if kind == "lora":
-            tensors, about["relative_error"] = lora(base, session, rank)
+            tensors, about["relative_error"] = yield from lora(base, session, rank)
             about["rank"] = rank
             save_file(tensors, folder / "cns.lora.safetensors", {"base": session.base_id, "relative_error": f"{about['relative_error']:.4f}"})
         if kind in ("patch", "lora"):
@@ -62,8 +59,21 @@ def export(base, session: Session, kind: str, out: str | Path, rank: int = 16) -
                 parts = zip(base.family.embeddings, c.vector.split(base.widths))
                 save_file({key.format(c.token): part[None].clone() for key, part in parts}, folder / f"{c.name}.safetensors")
         about["files"] = {str(f.relative_to(folder)): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
-        (folder / "cns-export.json").write_text(json.dumps(about, indent=1))
+        (folder / ABOUT).write_text(json.dumps(about, indent=1))
     return about
+
+
+def _check(base, session: Session, kind: str, rank: int) -> None:
+    session.check(base)
+    if kind not in KINDS:
+        raise ValueError(f"export `{kind}` is unknown: choose {', '.join(f'`{k}`' for k in KINDS)}")
+    if kind in ("patch", "lora") and not base.family.keys:
+        raise ValueError(f"a `{kind}` of a {base.family.name} is in no form that another program is known to read: export a `pipeline` or `session`")
+    if not session.concepts:
+        raise ValueError("the session knows nothing yet, so there is nothing to export: teach something first")
+    most = max(map(_full_rank, base.weights.values()))
+    if not 1 <= rank <= most:
+        raise ValueError(f"`rank` is {rank}: choose 1 to {most}")
 
 
 def load_export(folder: str | Path, base) -> Session:
@@ -94,24 +104,38 @@ def pipeline(base, session: Session):
     return type(base.pipe)(**{**base.pipe.components, **new}, **base.options)
 
 
-def patch(base, session: Session) -> dict[str, Tensor]:
-    """W - W0 as dense fp16 matrices [dout, din] under the keys of a LoRA file."""
-    out = {f"{_key(base, n)}.diff": _dense(base, session, n).half().contiguous() for n in session.delta.indices}
-    if wild := [k for k, t in out.items() if not torch.isfinite(t).all()]:
-        raise ValueError(f"`{wild[0]}` is beyond the range of fp16: the session changed the base too much to be exported as a patch")
+def _components(pipe, folder: Path) -> Shares[None]:
+    """What `pipe.save_pretrained` does, a component after the other."""
+    parts = {n: c for n, c in pipe.components.items() if hasattr(c, "save_pretrained")}
+    sizes = {n: sum(p.nbytes for p in c.parameters()) if isinstance(c, torch.nn.Module) else 2**20 for n, c in parts.items()}
+    for name, share in shares(sizes):
+        parts[name].save_pretrained(folder / name)
+        yield share
+    pipe.save_config(folder)
+
+
+def patch(base, session: Session) -> Shares[dict[str, Tensor]]:
+    """W - W0 as dense fp16 matrices [dout, din] under the keys of a LoRA file, in parts."""
+    out = {}
+    for n, share in shares({n: base.weights[n].numel() for n in session.delta.indices}):
+        out[key := f"{_key(base, n)}.diff"] = dense = _dense(base, session, n).half().contiguous()
+        if not torch.isfinite(dense).all():
+            raise ValueError(f"`{key}` is beyond the range of fp16: the session changed the base too much to be exported as a patch")
+        yield share
     return out
 
 
-def lora(base, session: Session, rank: int) -> tuple[dict[str, Tensor], float]:
-    """(down and up matrices whose product is W - W0 as nearly as `rank` allows, relative error ||dW - up down|| / ||dW||)."""
+def lora(base, session: Session, rank: int) -> Shares[tuple[dict[str, Tensor], float]]:
+    """(down and up matrices whose product is W - W0 as nearly as `rank` allows, relative error ||dW - up down|| / ||dW||), in parts."""
     out, missed, total = {}, 0.0, 0.0
-    for n in session.delta.indices:
+    for n, share in shares({n: base.weights[n].numel() * _full_rank(base.weights[n]) for n in session.delta.indices}):
         dense, r = _dense(base, session, n), min(rank, _full_rank(base.weights[n]))
         u, s, v = torch.linalg.svd(dense, full_matrices=False)
         up, down = (u[:, :r] * s[:r].sqrt()).half(), (s[:r].sqrt()[:, None] * v[:r]).half()
         out |= {f"{_key(base, n)}.lora_up.weight": up.contiguous(), f"{_key(base, n)}.lora_down.weight": down.contiguous(), f"{_key(base, n)}.alpha": torch.tensor(float(r))}
         missed += (dense - up.float() @ down.float()).square().sum().item()
         total += dense.square().sum().item()
+        yield share
     return out, (missed / total) ** 0.5 if total else 0.0
 
 

@@ -1,16 +1,18 @@
 """Long work in parts: a generator that yields after each, so that it can be shown, stopped and shared; what it returns is the result.
+Some yield how far they are: the share that is done.
 
 A part is about one pass of a network. Between two of them nothing is held and the base is bit for bit itself, so whoever
 waits may drop the generator there. A picture is drawn by a pipeline that yields nothing: there `passing` asks before each pass.
 """
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 Parts = Generator[None, None, T]
+Shares = Generator[float, None, T]  # each (0, 1]
 
 
 class Stopped(Exception):
@@ -37,13 +39,21 @@ class Stop:
             raise Stopped
 
 
-def whole(parts: Parts[T]) -> T:
+def whole(parts: Generator[Any, None, T]) -> T:
     """What `parts` return, all done at once."""
     while True:
         try:
             next(parts)
         except StopIteration as end:
             return end.value
+
+
+def shares(costs: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """(name, share of all the costs that is done after it) of each."""
+    done = 0.0
+    for name, cost in costs.items():
+        done += cost
+        yield name, done / sum(costs.values())
 
 
 def locked(base, parts: Parts[T]) -> Parts[T]:

@@ -116,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
             status, out, more = refused.status, {"error": refused.text or "refused"}, {"X-Error-Code": refused.code, **headers}
         self.answer(status, out, more, half=how == "half")
 
-    do_GET = do_POST = do_PUT = do_HEAD = do
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do
 
     def answer(self, status: int, out, headers: dict, half: bool = False) -> None:
         content = out if isinstance(out, bytes) else json.dumps(out).encode()
@@ -134,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
     def route(self, path: str, body: bytes):
         if path == "/api/repos/create":
             return self.create(json.loads(body))
+        if path == "/api/repos/delete":
+            return self.delete(json.loads(body))
         if path == "/api/validate-yaml":
             return 200, {"warnings": [], "errors": []}, {}
         if path == "/api/whoami-v2":
@@ -169,6 +171,12 @@ class Handler(BaseHTTPRequestHandler):
             return 409, out, {}
         self.server.create(repo, private=wanted.get("visibility") == "private" or wanted.get("private") is True)
         return 200, out, {}
+
+    def delete(self, unwanted: dict):
+        repo = f"{unwanted['organization']}/{unwanted['name']}"
+        self.allow(repo, write=True)
+        del self.server.repos[repo]
+        return 200, {}, {}
 
     def whoami(self):
         self.server.counts["whoami"] += 1

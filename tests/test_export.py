@@ -1,4 +1,5 @@
 import copy
+import importlib
 import json
 import os
 import re
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 
 import cns
 from cns.base import Base, Card
-from cns.export import KINDS, export, load_export, lora, patch
+from cns.export import KINDS, export, exporting, load_export, lora, patch, pipeline
+from cns.parts import whole
 
 PROMPTS = ("a <rex> dog on a red background", "a small <tom> cat face next to a <rex> dog", "a photo of a house")
 
@@ -90,13 +92,13 @@ def test_the_patch_and_embeddings_make_the_base_the_session_but_for_rounding(ses
 
 
 def test_the_patch_has_the_keys_that_the_loaders_know(session, tiny_base):
-    for key, tensor in patch(tiny_base, session).items():
+    for key, tensor in whole(patch(tiny_base, session)).items():
         assert re.fullmatch(r"lora_unet_(down|mid|up)_block\w*_attentions_\d_transformer_blocks_0_attn2_to_[kv]\.diff", key)
         assert tensor.dtype == torch.float16 and tensor.ndim == 2
 
 
 def test_a_lora_of_full_rank_is_exact_and_a_lower_one_states_its_error(session, tiny_base, tmp_path):
-    assert lora(tiny_base, session, 16)[1] < 2e-3
+    assert whole(lora(tiny_base, session, 16))[1] < 2e-3
     about = export(tiny_base, session, "lora", tmp_path / "out", rank=2)
     pipe, plain = apply_by_the_loaders_rules(untaught(tiny_base), tmp_path / "out"), untaught(tiny_base)
     got, start = dict(pipe.unet.named_parameters()), dict(plain.unet.named_parameters())
@@ -117,6 +119,36 @@ def test_what_was_exported_comes_back_bit_for_bit(session, tiny_base, tmp_path, 
     assert back.tokens == session.tokens
     assert all(torch.equal(v, back.delta.values[n]) for n, v in session.delta.values.items())
     assert all(torch.equal(v, back.increments("rex")[n]) for n, v in session.increments("rex").items())
+
+
+def test_a_pipeline_that_is_saved_in_parts_is_the_one_that_diffusers_saves(session, tiny_base, tmp_path):
+    about = export(tiny_base, session, "pipeline", tmp_path / "out")
+    pipeline(tiny_base, session).save_pretrained(tmp_path / "wanted")
+    wanted = {str(f.relative_to(tmp_path / "wanted")): f for f in (tmp_path / "wanted").rglob("*") if f.is_file()}
+    assert {f for f in about["files"] if not f.startswith("cns-session/")} == {*wanted} and len(wanted) > 6
+    assert [n for n, f in wanted.items() if f.read_bytes() != (tmp_path / "out" / n).read_bytes()] == []
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "patch", "lora"])
+def test_an_export_can_be_stopped_between_any_two_parts_and_leaves_nothing(session, tiny_base, tmp_path, monkeypatch, kind):
+    """A part is a component that is saved, or a matrix."""
+    done, shares, before = [], [], snapshot(tiny_base)
+    saved = [(type(c), "save_pretrained") for c in tiny_base.pipe.components.values() if hasattr(c, "save_pretrained")]
+    for where, name in {"pipeline": saved, "patch": [(importlib.import_module("cns.export"), "_dense")], "lora": [(torch.linalg, "svd")]}[kind]:
+        call = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *args, call=call, **options: done.append(1) or call(*args, **options))
+    for share in exporting(tiny_base, session, kind, tmp_path / "whole", 2):
+        assert len(done) == len(shares) + 1 and not tiny_base.lock._depth
+        shares.append(share)
+    assert shares == sorted(shares) and 0 < shares[0] < shares[-1] == 1.0 and len(shares) > 4
+    for at in range(1, len(shares)):
+        done.clear()
+        parts = exporting(tiny_base, session, kind, tmp_path / "out", 2)
+        for _ in range(at):
+            next(parts)
+        parts.close()
+        assert len(done) == at and [p.name for p in tmp_path.iterdir()] == ["whole"]
+    assert_unchanged(tiny_base, before)
 
 
 def test_a_target_that_exists_is_left_alone(session, tiny_base, tmp_path):

@@ -1,7 +1,6 @@
 """Exports in model repos: the real client over HTTP against the stand-in of `hub.py`."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from hub import running
@@ -12,7 +11,7 @@ from test_session import assert_same
 
 import cns
 from cns.__main__ import main
-from cns.store.push import HOW, card, client, own_token, push
+from cns.store.push import HOW, card, client, own_token, push, pushing
 
 REPO = "me/rex"
 
@@ -30,6 +29,12 @@ def hub(monkeypatch):
 def pushed(hub, base, session, folder, kind="lora", token="hf_writer", rank=4):
     about = cns.export(base, session, kind, folder, rank)
     return push(folder, session, about, REPO, api=HfApi(endpoint=hub.url, token=token))
+
+
+def exported(base, session, folder):
+    """The files of a whole pipeline."""
+    cns.export(base, session, "pipeline", folder)
+    return [f for f in folder.rglob("*") if f.is_file()]
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "patch", "lora", "session"])
@@ -65,6 +70,7 @@ def test_the_hubs_errors_and_a_network_that_is_down_are_said(hub, tiny_base, rex
     hub.fail("POST", "/commit/", 403)
     with pytest.raises(OSError, match="scope"):
         pushed(hub, tiny_base, rex, tmp_path / "1")
+    hub.repos.clear()
     hub.fail("POST", "/repos/create", 418)
     with pytest.raises(OSError, match="error 418"):
         pushed(hub, tiny_base, rex, tmp_path / "2")
@@ -136,7 +142,7 @@ def test_the_card_says_what_was_taught_how_to_use_it_and_how_well_it_does(rex):
 )
 def test_what_the_hub_refuses_is_said_in_one_sentence(error, said, rex, tmp_path):
     class Api:
-        def create_repo(self, *_, **__):
+        def repo_exists(self, repo):
             raise error
 
     tmp_path.joinpath("out").mkdir()
@@ -145,30 +151,44 @@ def test_what_the_hub_refuses_is_said_in_one_sentence(error, said, rex, tmp_path
     assert str(caught.value) == said
 
 
-def test_what_is_pushed_is_one_commit_on_what_was_seen_private_unless_asked(rex, tmp_path):
-    asked = {}
+@pytest.mark.parametrize("private", [True, False])
+def test_what_is_pushed_is_one_commit_on_what_was_seen_private_unless_asked(hub, tiny_base, rex, tmp_path, private):
+    about = cns.export(tiny_base, rex, "session", tmp_path / "out")
+    push(tmp_path / "out", rex, about, REPO, HfApi(endpoint=hub.url, token="hf_writer"), private)
+    assert [c.title for c in hub.repos[REPO]] == ["initial commit", "Add <rex>"] and hub.private[REPO] == private
+    assert {*hub.head(REPO).tree} == {".gitattributes", "README.md", "samples/rex.png", "cns-export.json", *about["files"]}
 
-    class Api:
-        endpoint = "https://hub"
 
-        def create_repo(self, repo, **options):
-            asked["create"] = repo, options
+def dropped(hub, base, session, folder, after: int, meanwhile=lambda: None):
+    """A push that is dropped after so many large files."""
+    about = cns.export(base, session, "pipeline", folder)
+    parts = pushing(folder, session, about, REPO, HfApi(endpoint=hub.url, token="hf_writer"))
+    shares = [next(parts) for _ in range(after)]
+    assert shares == sorted(shares) and 0 < shares[0] < shares[-1] == 1.0 and hub.counts["lfs"] > 1
+    meanwhile()
+    parts.close()
 
-        def repo_info(self, repo):
-            return SimpleNamespace(sha="seen")
 
-        def list_repo_files(self, repo, revision):
-            return [".gitattributes", "README.md"] if revision == "seen" else pytest.fail(revision)
+def test_a_push_that_is_stopped_before_its_commit_leaves_nothing(hub, tiny_base, rex, tmp_path, monkeypatch):
+    monkeypatch.setattr("cns.store.push.LARGE", 5000)
+    large = sum(f.stat().st_size >= 5000 for f in exported(tiny_base, rex, tmp_path / "0"))
+    dropped(hub, tiny_base, rex, tmp_path / "1", large)
+    assert hub.repos == {}
+    pushed(hub, tiny_base, rex, tmp_path / "2")
+    there = hub.head(REPO)
+    dropped(hub, tiny_base, rex, tmp_path / "3", large)
+    assert hub.head(REPO) is there and len(hub.repos[REPO]) == 2  # a repo that was there is as it was
 
-        def upload_folder(self, **options):
-            asked["upload"] = options
 
-    for options, private in (({}, True), ({"private": False}, False)):
-        (tmp_path / str(private)).mkdir()
-        assert push(tmp_path / str(private), rex, {"base": "tiny", "revision": "abc", "kind": "session"}, "me/rex", Api(), **options) == "https://hub/me/rex"
-        assert asked["create"] == ("me/rex", {"private": private, "exist_ok": True})
-        assert asked["upload"] == {"repo_id": "me/rex", "folder_path": tmp_path / str(private), "commit_message": "Add <rex>", "delete_patterns": "*", "parent_commit": "seen"}
-        assert {p.name for p in (tmp_path / str(private)).rglob("*") if p.is_file()} == {"README.md", "rex.png"}
+def test_a_new_repo_that_somebody_else_wrote_to_or_that_cannot_be_deleted_stays_when_a_push_is_stopped(hub, tiny_base, rex, tmp_path, monkeypatch):
+    monkeypatch.setattr("cns.store.push.LARGE", 5000)
+    large = sum(f.stat().st_size >= 5000 for f in exported(tiny_base, rex, tmp_path / "0"))
+    dropped(hub, tiny_base, rex, tmp_path / "1", large, lambda: hub.commit(REPO, {"mine": (b"x", False)}, "mine"))
+    assert "mine" in hub.head(REPO).tree
+    hub.repos.clear()
+    hub.fail("DELETE", "/repos/delete", 403)
+    with pytest.raises(OSError, match="the new model repo `me/rex` is still there, empty: delete it on the Hub"):
+        dropped(hub, tiny_base, rex, tmp_path / "2", large)
 
 
 def test_a_client_acts_with_the_token_that_was_shown(monkeypatch):

@@ -1,12 +1,17 @@
 """An exported folder in, a model repo on the Hub out, with a card that shows what it draws and how well."""
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
+from ..export import ABOUT
+from ..parts import Shares, shares, whole
 from .hub import REPO
+
+LARGE = 2**20  # bytes from which on a file is uploaded by itself, before the commit
 
 CARD = """---
 library_name: diffusers
@@ -72,24 +77,63 @@ def push(folder: Path, session, about: dict, repo: str, api: HfApi, private: boo
 
     Raises OSError when the Hub does not let us, FileExistsError when `repo` already holds something that is no export of ours.
     """
+    return whole(pushing(folder, session, about, repo, api, private))
+
+
+def pushing(folder: Path, session, about: dict, repo: str, api: HfApi, private: bool = True) -> Shares[str]:
+    """`push` in parts, a large file each; after the last yield comes the commit, which brings the small ones.
+
+    Nothing is left of one that is dropped between two: a repo that it made is deleted, one that was there is as it was.
+    """
     for c in session.concepts:
         (folder / "samples").mkdir(exist_ok=True)
         c.picture.save(folder / "samples" / f"{c.name}.png")
     (folder / "README.md").write_text(card(session, about, repo))
-    try:
-        api.create_repo(repo, private=private, exist_ok=True)
+    with _told(repo):
+        new = not api.repo_exists(repo)
+        if new:
+            api.create_repo(repo, private=private, exist_ok=True)
         head = api.repo_info(repo).sha
         there = set(api.list_repo_files(repo, revision=head)) - {".gitattributes", "README.md"}
-        if there and "cns-export.json" not in there:
-            raise FileExistsError(f"the model repo `{repo}` holds files that are no export of ours: choose a new name")
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Add {', '.join(session.tokens)}", delete_patterns="*", parent_commit=head)
+    if there and ABOUT not in there:
+        raise FileExistsError(f"the model repo `{repo}` holds files that are no export of ours: choose a new name")
+    files = {f.relative_to(folder).as_posix(): f for f in sorted(folder.rglob("*")) if f.is_file()}
+    sizes = {path: f.stat().st_size for path, f in files.items()}
+    operations: list = [CommitOperationAdd(path, files[path]) for path, size in sizes.items() if size < LARGE]
+    try:
+        for path, share in shares({path: size for path, size in sizes.items() if size >= LARGE}):
+            with _told(repo):
+                operations.append(CommitOperationAdd(path, files[path]))
+                api.preupload_lfs_files(repo, operations[-1:])
+            yield share
+    except (GeneratorExit, KeyboardInterrupt):
+        if new:
+            _unmade(api, repo, head)
+        raise
+    operations += [CommitOperationDelete(path) for path in sorted(there - {*files})]
+    with _told(repo):
+        api.create_commit(repo, operations, commit_message=f"Add {', '.join(session.tokens)}", parent_commit=head)
+    return f"{api.endpoint}/{repo}"
+
+
+def _unmade(api: HfApi, repo: str, head: str) -> None:
+    """Delete the repo that was just made, unless somebody wrote to it meanwhile."""
+    try:
+        if api.repo_info(repo).sha == head:
+            api.delete_repo(repo)
+    except Exception:
+        raise OSError(f"nothing was pushed, but the new model repo `{repo}` is still there, empty: delete it on the Hub") from None
+
+
+@contextmanager
+def _told(repo: str):
+    """Within: whatever the client raises, whichever of its libraries it comes from, becomes an OSError of one sentence."""
+    try:
+        yield
     except HfHubHTTPError as error:
         raise OSError(_said(error, repo)) from None
-    except FileExistsError:
-        raise
-    except Exception as error:  # whichever of its libraries the client lets it come from
+    except Exception as error:
         raise OSError(f"the Hub cannot be reached ({type(error).__name__}): check the network, and push again") from None
-    return f"{api.endpoint}/{repo}"
 
 
 def _said(error: HfHubHTTPError, repo: str) -> str:

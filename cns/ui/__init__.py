@@ -46,7 +46,7 @@ CSS = """
 #ready .caption-label { font-size: .7rem; padding: 1px 6px; max-width: calc(100% - 8px); right: 4px; bottom: 4px; }
 #kept { margin-top: -2.3rem; min-height: 2.6rem; }
 #what-remains:not(:has(p)) { display: none; }
-#bring-back, #undo, #open-key, #open-name, #rename, #forget, #reorder, #merge, #merge-file, #export, #exported { align-self: center; }
+#bring-back, #undo, #open-key, #open-name, #rename, #forget, #reorder, #merge, #merge-file, #export, #stop-export, #exported { align-self: center; }
 #kept a { color: inherit; }
 #your-session { margin-bottom: .4rem; }
 #new-seed { align-self: flex-end; flex: 0 0 auto; margin-bottom: .6rem; }

@@ -10,11 +10,12 @@ import gradio as gr
 from .. import owning
 from ..concept import Concept
 from ..images import load_images
+from ..parts import whole
 from ..session import Session
 from ..store.versions import check_key
 from ..teaching import TeachSettings
 from . import gpu
-from .carrying import to_hub, zipped
+from .carrying import sending, zipping
 from .common import keep_session, spoken
 from .drawing import Drawing, as_file, uploaded
 from .keeping import received
@@ -80,14 +81,14 @@ class Api(Drawing):
 
     def export(self, key: str, kind: str = "session", rank: int = 16) -> dict:
         """The session of `key` for other programs, as a zip file; `kind`: "patch", "lora" (of `rank`), "pipeline" or "session"."""
-        return as_file(zipped(self.base, self._opened(key), kind, rank)[0])
+        return as_file(whole(zipping(self.base, self._opened(key), kind, rank))[0])
 
     def push(self, key: str, repo: str, token: str, kind: str = "lora", rank: int = 16, public: bool = False) -> dict:
         """Export the session of `key` to the model repo `repo` ("owner/name", made when it is not there) on the Hub, with a model card.
 
         `token`: one of your own that may write there; it is used for this alone and kept nowhere. Returns the repo's `url`.
         """
-        return to_hub(self.base, self._opened(key), kind, rank, repo, token, not public)
+        return whole(sending(self.base, self._opened(key), kind, rank, repo, token, not public))
 
     def import_session(self, key: str, file: dict) -> dict:
         """Let the session of `key` be the one in a file that `export` or the page made; what it was before stays in its history."""

@@ -17,7 +17,7 @@ import spaces
 import torch
 
 from .. import devices, generation, owning, parts, probing, selection, teaching
-from ..export import export
+from ..export import exporting
 from . import html, temp, zerogpu
 from .common import spoken
 
@@ -33,7 +33,7 @@ def use(base) -> None:
 
 
 def flag(run: str, what: str) -> Path:
-    """The file that says `what` ("keep" or "drop") to the teaching of the page `run`, or of it ("busy"), or to its drawings ("halt"). Raises ValueError for an id that we did not make."""
+    """The file that says `what`: "keep" or "drop" to the teaching of the page `run`, or of it "busy"; "halt" to its drawings, "export" or "push" to these. Raises ValueError for an id that we did not make."""
     if not re.fullmatch("[0-9a-f]{32}", run or ""):
         raise ValueError("this page has lost its session: reload it")
     return temp.FLAGS / f"{run}.{what}"
@@ -45,24 +45,25 @@ def clear(run: str) -> None:
         flag(run, what).unlink(missing_ok=True)
 
 
-def halt(run: str) -> Path:
-    """End what is being drawn for the page `run`. Returns the file that says so."""
-    file = flag(run, "halt")
+def halt(run: str, what: str = "halt") -> Path:
+    """End what is being drawn for the page `run`, or what else is `what`. Returns the file that says so."""
+    file = flag(run, what)
     file.write_text(secrets.token_hex(8))
     return file
 
 
 @dataclass(frozen=True)
 class Watch:
-    """The page that waits for a drawing, which it can end until it is there; the drawing is one `part` of so many."""
+    """The page that waits for a drawing, or what else is `what`, which it can end until it is there; a drawing is one `part` of so many."""
 
     run: str
-    said: str  # what `halt` had written when the drawing was asked for
+    said: str  # what `halt` had written when it was asked for
     part: tuple[int, int] = (0, 1)
+    what: str = "halt"
 
     @classmethod
-    def of(cls, run: str) -> "Watch":
-        return cls(run, _said(run))
+    def of(cls, run: str, what: str = "halt") -> "Watch":
+        return cls(run, _said(run, what), what=what)
 
     def parts(self, count: int):
         """One for each of so many drawings."""
@@ -70,12 +71,12 @@ class Watch:
 
     def asked(self) -> None:
         """Raises Stopped when the page no longer waits."""
-        if (now := _said(self.run)) and now != self.said:
+        if (now := _said(self.run, self.what)) and now != self.said:
             raise parts.Stopped
 
 
-def _said(run: str) -> str:
-    file = flag(run, "halt")
+def _said(run: str, what: str) -> str:
+    file = flag(run, what)
     return file.read_text() if file.exists() else ""
 
 
@@ -199,8 +200,8 @@ def compare(before, after, watch=None):
 @spaces.GPU(duration=60)
 @spoken
 def whole(session, out):
-    """The session as a whole pipeline in the new folder `out`, see `export.export`."""
-    return export(_base, session, "pipeline", out)
+    """Yields the share that is done of the session as a whole pipeline in the new folder `out`, see `export.exporting`."""
+    yield from exporting(_base, session, "pipeline", out)
 
 
 @spaces.GPU(duration=30)

@@ -83,6 +83,11 @@ def soon(seconds: float | None) -> str:
     return f", about {seconds:.0f} s left" if seconds else ""
 
 
+def bar(text: str, share: float) -> str:
+    """What is being done, and a bar of its `share` [0, 1]."""
+    return f'<div role="status">{esc(text)}</div><div class="cns-bar"><div style="width:{100 * share:.0f}%"></div></div>'
+
+
 def progress(event, losses, preview) -> str:
     """Bar, stage, time left, loss curve, the latest preview."""
     (done, parts), trained = event.parts, 0.1 + 0.8 * event.step / event.steps
@@ -93,10 +98,7 @@ def progress(event, losses, preview) -> str:
     text = STAGES[event.stage] + at + soon(event.seconds_left)
     look = figure(preview, "how it looks so far") if preview else ""
     picture = f'<div class="cns-strip" style="--side:120px">{look}</div>' if look else ""
-    return (
-        f'<div role="status">{esc(text)}</div><div class="cns-bar"><div style="width:{100 * share:.0f}%"></div></div>'
-        f'<div class="cns-live">{picture}{curve(losses)}</div>'
-    )
+    return bar(text, share) + f'<div class="cns-live">{picture}{curve(losses)}</div>'
 
 
 def curve(losses) -> str:

@@ -119,8 +119,8 @@ def waiting(done: int, count: int, seconds: float) -> str:
     """How far it is, and how long it still takes; nothing when it is done."""
     if done >= count:
         return ""
-    left = f", about {seconds / done * (count - done):.0f} s left" if done else ""
-    return f'<div role="status">Drawing picture {done + 1} of {count}{left}</div><div class="cns-bar"><div style="width:{100 * (done + 0.3) / count:.0f}%"></div></div>'
+    left = html.soon(seconds / done * (count - done) if done else None)
+    return html.bar(f"Drawing picture {done + 1} of {count}{left}", (done + 0.3) / count)
 
 
 def table(session, rows) -> str:
