@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,22 @@ def test_third_party_libraries_stay_behind_their_walls():
 
 def test_no_module_is_over_400_lines():
     assert [f.name for f in [*FILES, ROOT / "app.py"] if len(f.read_text().splitlines()) > 400] == []
+
+
+def section(title: str) -> str:
+    """What README.md says under that heading."""
+    return (ROOT / "README.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_readmes_map_names_every_module_and_nothing_else():
+    named = []
+    for row in re.findall(r"^\| (?!in `cns/`)(.+?) \| (`.+) \|$", section("Where things are"), re.M):
+        folder = (re.match("`([a-z]+/)`", row[0]) or [""] * 2)[1]
+        for names, words in re.findall(r"((?:`\w+`(?:, )?)+) ([^`;|]+)(?:;|$)", row[1]):
+            assert 1 <= len(words.split()) <= 8, words
+            named += [f"{folder}{name}" for name in re.findall("`(.+?)`", names)]
+    there = [str(f.relative_to(ROOT / "cns").with_suffix("")) for f in FILES if f.name != "__init__.py"]
+    assert sorted(named) == sorted(there)
 
 
 def test_ruff_finds_nothing():
