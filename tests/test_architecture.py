@@ -77,6 +77,22 @@ def test_the_readmes_map_names_every_module_and_nothing_else():
     assert sorted(named) == sorted(there)
 
 
+def test_the_readme_tells_the_method_in_five_sentences_and_one_figure():
+    said = section("How it works")
+    points = re.split(r"^\d\. ", said.split("\n| in the paper")[0], flags=re.M)
+    assert len(points) == 6 and points[0].count("](assets/") == 1 == said.count("](assets/")
+    sentences = [" ".join(p.split()) for p in points[1:]]
+    assert all(s.endswith(".") and not re.search(r"[.!?]\)? [A-Z]", s) and re.search(r"\((the paper's|ours)", s) for s in sentences), sentences
+
+
+def test_the_readme_names_the_gate_what_makes_its_pictures_and_the_paper():
+    assert {"bash .ci/run", "python tests/pictures.py"} <= set(re.findall("`(.+?)`", section("Working on it")))
+    assert (ROOT / ".ci/run").exists() and (ROOT / "tests/pictures.py").exists()
+    fields = dict(re.findall(r"^  (\w+) += \{(.+)\},?$", section("Licence and citation"), re.M))
+    assert fields["title"] == "Continual Personalization for Diffusion Models" and fields["year"] == "2025" and "2510.02296" in fields["note"]
+    assert fields["author"].count(" and ") == 5
+
+
 def test_ruff_finds_nothing():
     pytest.importorskip("ruff", reason="no linter: pip install -r tests/requirements.txt")
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(ROOT)], capture_output=True, text=True)
