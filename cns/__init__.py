@@ -2,9 +2,7 @@
 
     images -> concept -> masks -> training -> sparse delta -> session;  prompt + session -> image;  session -> figures
 
-Modules, in reading order: `images`, `families`, `devices`, `noise`, `reading`, `text`, `base`, `concept`, `prompts`, `parts`, `attention`, `selection`, `factored`, `response`, `delta`, `fair`, `files`, `trust`, `session`,
-`regions`, `generation`, `variations`, `memory`, `choosing`, `progress`, `parallel`, `teaching`, `owning`, `export`, `scores`, `inspection`, `probing`, `figures`, `store`, `bench`; `starter` makes the embedded
-base; `ui` is the app; `options` and `__main__` are the shell.
+README.md, "Where things are", names every module.
 """
 
 from .attention import Heat

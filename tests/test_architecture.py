@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,38 @@ def test_no_module_is_over_400_lines_and_no_function_over_60():
     assert [f"{f.relative_to(ROOT)}: {n} lines" for f in CODE if (n := len(f.read_text().splitlines())) > 400] == []
     found = [(f, n) for f in [*CODE, *(ROOT / "tests").glob("*.py")] for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, FUNCTION)]
     assert [f"{f.relative_to(ROOT)}: {n.name}, {lines} lines" for f, n in found if (lines := n.end_lineno - n.lineno + 1) > 60] == []
+
+
+def section(title: str) -> str:
+    """What README.md says under that heading."""
+    return (ROOT / "README.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_readmes_map_names_every_module_and_nothing_else():
+    named = []
+    for row in re.findall(r"^\| (?!in `cns/`)(.+?) \| (`.+) \|$", section("Where things are"), re.M):
+        folder = (re.match("`([a-z]+/)`", row[0]) or [""] * 2)[1]
+        for names, words in re.findall(r"((?:`\w+`(?:, )?)+) ([^`;|]+)(?:;|$)", row[1]):
+            assert 1 <= len(words.split()) <= 8, words
+            named += [f"{folder}{name}" for name in re.findall("`(.+?)`", names)]
+    there = [str(f.relative_to(ROOT / "cns").with_suffix("")) for f in FILES if f.name != "__init__.py"]
+    assert sorted(named) == sorted(there)
+
+
+def test_the_readme_tells_the_method_in_five_sentences_and_one_figure():
+    said = section("How it works")
+    points = re.split(r"^\d\. ", said.split("\n| in the paper")[0], flags=re.M)
+    assert len(points) == 6 and points[0].count("](assets/") == 1 == said.count("](assets/")
+    sentences = [" ".join(p.split()) for p in points[1:]]
+    assert all(s.endswith(".") and not re.search(r"[.!?]\)? [A-Z]", s) and re.search(r"\((the paper's|ours)", s) for s in sentences), sentences
+
+
+def test_the_readme_names_the_gate_what_makes_its_pictures_and_the_paper():
+    assert {"bash .ci/run", "python tests/pictures.py"} <= set(re.findall("`(.+?)`", section("Working on it")))
+    assert (ROOT / ".ci/run").exists() and (ROOT / "tests/pictures.py").exists()
+    fields = dict(re.findall(r"^  (\w+) += \{(.+)\},?$", section("Licence and citation"), re.M))
+    assert fields["title"] == "Continual Personalization for Diffusion Models" and fields["year"] == "2025" and "2510.02296" in fields["note"]
+    assert fields["author"].count(" and ") == 5
 
 
 def test_ruff_finds_nothing():
