@@ -9,6 +9,7 @@ from . import gpu, html, plots
 from .common import Shared, spoken
 
 NOBODY = "nobody"
+UNSCORED = "There is no heat map of it: its values are CLIP's scores, and these things were taught, or drawn, without a CLIP. Whoever starts this app names one with CNS_CLIP."
 PROBES = 9  # pictures of a probing with a concept to swap with
 
 CSS = """
@@ -53,8 +54,8 @@ def wired(page: Layout, shared: Shared, name: gr.Dropdown) -> tuple:
     shared.known.change(names, [shared.session], [page.other, page.status, page.probed, page.drawn], queue=False, api_visibility="private")
     name.change(lambda: "", None, [page.probed], queue=False, show_progress="hidden", api_visibility="private")
     look = {"concurrency_id": "draw", "show_progress": "minimal", "api_visibility": "private"}  # says where in the queue it waits
-    probed = page.go.click(probe, [shared.session, name, page.other, page.seed, shared.run], [page.status, page.probed], **look)
-    return probed, page.matrix.click(remember, [shared.session, shared.run], [page.status, page.drawn], **look)
+    probed = page.go.click(spoken(probe, page.status), [shared.session, name, page.other, page.seed, shared.run], [page.status, page.probed], **look)
+    return probed, page.matrix.click(spoken(remember, page.status), [shared.session, shared.run], [page.status, page.drawn], **look)
 
 
 def names(session) -> tuple:
@@ -63,7 +64,6 @@ def names(session) -> tuple:
     return gr.update(choices=[NOBODY, *known], value=NOBODY), "", "", ""
 
 
-@spoken
 def probe(session, name, other, seed, run):
     """Yields how far it is and the pictures."""
     if not session or not name:
@@ -78,7 +78,6 @@ def probe(session, name, other, seed, run):
         yield waiting(len(pictures), count, time.monotonic() - began), html.strip(pictures, 150)
 
 
-@spoken
 def remember(session, run):
     """Yields how far it is and the matrix."""
     if not session or not session.concepts:
@@ -90,8 +89,8 @@ def remember(session, run):
         rows.append(gpu.remembered(session, last, watch))
         yield waiting(sum(map(len, rows)), cells, time.monotonic() - began), table(session, rows)
     scores = [[score for _, score in row] for row in rows]
-    if all(s is not None for row in scores for s in row):
-        yield "", plots.shown(inspection.forgetting(session, scores)) + table(session, rows)
+    scored = all(s is not None for row in scores for s in row)
+    yield "", (plots.shown(inspection.forgetting(session, scores)) if scored else html.note(UNSCORED)) + table(session, rows)
 
 
 def waiting(done: int, count: int, seconds: float) -> str:
