@@ -1,5 +1,6 @@
 """The app without a browser: command line, messages, the GPU functions' purity, what is shown."""
 
+import copy
 import os
 import pickle
 import runpy
@@ -273,6 +274,20 @@ def test_suggestions_are_empty_without_a_clip(on_gpu):
 )
 def test_the_untaught_prompt_has_class_words_for_tokens(tiny_base, concept, prompt, wanted):
     assert generate.untaught(prompt, taught(tiny_base, concept)) == wanted
+
+
+def test_a_part_of_a_page_is_drawn_while_another_event_adds_a_component_to_the_page(tiny_base):
+    page = copy.copy(build(tiny_base).default_config)  # as every visitor gets it
+    count = len(page.blocks)
+
+    class Adding:
+        @property
+        def rendered_in(self):
+            page.blocks[-2] = None
+
+    page.blocks[-1] = Adding()
+    page.attach_load_events("a part")
+    assert len(page.blocks) == count + 2
 
 
 def test_ready_concepts_are_found_with_their_pictures(tmp_path):

@@ -115,10 +115,22 @@ def build(base, store=None, people=None, space=None) -> gr.Blocks:
         api.build(base, store)
         temp.swept(demo)
         opened(demo, Opening(base, store, door), shared)
+    demo.default_config.blocks = Steady(demo.default_config.blocks)
     for event in demo.fns.values():  # the login button's own would be offered to programs
         if event.name == "_check_login_status":
             event.api_visibility = "private"
     return demo
+
+
+class Steady(dict):
+    """A page's components by id, listed as they are at one moment.
+
+    Gradio lists them in one thread, for a part of the page that it draws anew, while in another it adds one: what an update
+    changed gets a new id when it is next an input. A plain dict then ends the drawing with "dictionary changed size during iteration".
+    """
+
+    def values(self):
+        return [*super().values()]
 
 
 class Opening:
