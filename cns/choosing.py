@@ -38,11 +38,11 @@ class Choosing:
         self._todo = [(len(concept.images) + 1, self._see()), *self._responses(), *([] if known or resumed else self._choices())]
         self.count = sum(count for count, _ in self._todo)  # of all parts
 
-    def parts(self, asked: Callable[[], object] = lambda: None) -> Iterator[int]:
-        """Yields how many parts are done, after each; `asked` as in `parts.held`."""
+    def parts(self) -> Iterator[int]:
+        """Yields how many parts are done, after each."""
         done = 0
         for _, parts in self._todo:
-            for _ in locked(self.base, parts, asked):
+            for _ in locked(self.base, parts):
                 done += 1
                 yield done
 

@@ -2,21 +2,14 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
-
-TURN = 0.1  # seconds between two questions while waiting
 
 
 class FairLock:
-    """A context manager like `threading.RLock`, also re-entrant, but handed on in the order of asking.
-
-    `asking`: by thread, what is called again and again while that thread waits; what it raises ends the waiting, and nothing is held.
-    """
+    """A context manager like `threading.RLock`, also re-entrant, but handed on in the order of asking."""
 
     def __init__(self):
         self._guard, self._waiting = threading.Lock(), deque()  # (thread, its gate)
         self._owner, self._depth = None, 0
-        self.asking: dict[int, Callable[[], object]] = {}
 
     def __enter__(self):
         me = threading.get_ident()
@@ -28,10 +21,8 @@ class FairLock:
             gate.acquire()
             self._waiting.append((me, gate))
         try:
-            while not gate.acquire(timeout=TURN):
-                if asked := self.asking.get(me):
-                    asked()
-        except BaseException:  # that, or an interrupt: nobody may hand it to us any more
+            gate.acquire()
+        except BaseException:  # an interrupt: nobody may hand it to us any more
             with self._guard:
                 waits = (me, gate) in self._waiting
                 if waits:

@@ -56,10 +56,10 @@ def shares(costs: Mapping[str, float]) -> Iterator[tuple[str, float]]:
         yield name, done / sum(costs.values())
 
 
-def locked(base, parts: Parts[T], asked: Callable[[], object] = lambda: None) -> Parts[T]:
-    """`parts`, with the base's lock held within each and free between them; `asked` as in `held`."""
+def locked(base, parts: Parts[T]) -> Parts[T]:
+    """`parts`, with the base's lock held within each and free between them."""
     while True:
-        with held(base, asked):
+        with base.lock:
             try:
                 next(parts)
             except StopIteration as end:
@@ -68,34 +68,11 @@ def locked(base, parts: Parts[T], asked: Callable[[], object] = lambda: None) ->
 
 
 @contextmanager
-def held(base, asked: Callable[[], object]):
-    """Within: the base's lock is held. As long as another has it `asked()` is called again and again; what it raises ends the waiting."""
-    with _told(base.lock.asking, asked):
-        base.lock.__enter__()
-    try:
-        yield
-    finally:
-        base.lock.__exit__()
-
-
-@contextmanager
-def passing(base, asked: Callable[[], object], waiting: Callable[[], object] | None = None):
-    """Within: `asked()` is called before every pass of the denoiser in this thread, and `waiting()`, the same if not given, while
-    it waits for the base's lock; what they raise ends the drawing."""
-    with _told(base.before_pass, asked), _told(base.lock.asking, waiting or asked):
-        yield
-
-
-@contextmanager
-def _told(asking: dict[int, Callable[[], object]], asked: Callable[[], object]):
-    """Within: `asked` is this thread's in `asking`."""
+def passing(base, asked: Callable[[], object]):
+    """Within: `asked()` is called before every pass of the denoiser in this thread; what it raises ends the drawing."""
     me = threading.get_ident()
-    before = asking.get(me)
-    asking[me] = asked
+    base.before_pass[me] = asked
     try:
         yield
     finally:
-        if before is None:
-            del asking[me]
-        else:
-            asking[me] = before
+        del base.before_pass[me]

@@ -30,7 +30,7 @@ from .delta import trainable, written
 from .generation import GenerateSettings, sample
 from .images import square
 from .memory import Memory, recall
-from .parts import Dropped, Parts, Stop, Stopped, held, passing
+from .parts import Dropped, Parts, Stop, Stopped, passing
 from .progress import Progress, TeachEvent, copied
 from .response import Still, held_by, stacked
 from .session import Learned, Session, pack
@@ -114,9 +114,8 @@ def teach(
 def _chosen(run: "Teaching", stop: Stop) -> Iterator[TeachEvent]:
     """All that goes before the first step. Raises Stopped when it is asked for before anything was learned."""
     began = told = time.monotonic()
-    asked = stop if run.step else stop.end
-    for done, count in run.begin(asked):
-        asked()
+    for done, count in run.begin():
+        stop() if run.step else stop.end()
         if (now := time.monotonic()) > told + SLICE or done == count:
             told, left = now, (now - began) / done * (count - done)
             yield TeachEvent("select", run.step, run.settings.steps, run.loss, left, parts=(done, count))
@@ -127,19 +126,15 @@ def _trained(run: "Teaching", stop: Stop, end: int) -> Iterator[TeachEvent]:
     began, first, steps, every = time.monotonic(), run.step, run.settings.steps, run.settings.preview_every
     while run.step < end and not stop.said:
         preview = None
-        with suppress(Stopped), held(run.base, stop.end), run.patched():
+        with run.patched():
             deadline, on = time.monotonic() + SLICE, True
             while on:
                 run.train_step()
                 if not stop() and every and run.step % every == 0 and run.step < steps:
                     preview = run.preview(stop)
                 on = time.monotonic() < deadline and run.step < end and preview is None and not stop.said
-        if run.step == first:  # stopped while another was drawing
-            break
         run.pace = (time.monotonic() - began) / (run.step - first)
         yield TeachEvent("train", run.step, steps, run.loss, run.pace * (steps - run.step), preview)
-    if not run.step:
-        stop.end()
 
 
 def _remembered(run: "Teaching", stop: Stop, seconds: float) -> Iterator[TeachEvent]:
@@ -177,13 +172,13 @@ class Teaching:
         self.generator = torch.Generator().manual_seed((settings.seed + 1_000_003 * parallel.rank()) % 2**63)  # each process has its own batches
         self.known = session.concept(concept.name) if concept.token in session.tokens else None
 
-    def begin(self, asked: Callable[[], object] = lambda: None) -> Iterator[tuple[int, int]]:
-        """What goes before the first step, in parts: yields how many are done and how many there are; `asked` as in `parts.held`."""
+    def begin(self) -> Iterator[tuple[int, int]]:
+        """What goes before the first step, in parts: yields how many are done and how many there are."""
         base, s = self.base, self.settings
         start = Choosing(base, self.session, self.concept, s, self.known, self.resumed is not None, partial(squared_gradients, base, base.weights, settings=s, batches=LOOKS))
-        for done in start.parts(asked):
+        for done in start.parts():
             yield done, start.count + 1
-        with held(base, asked):
+        with base.lock:
             self._settle(start)
         yield start.count + 1, start.count + 1
 
@@ -321,14 +316,14 @@ class Teaching:
 
     def portrait(self, stop: Stop) -> Image.Image:
         """The picture that the session keeps: a stop does not end it unless nothing is to be kept."""
-        with passing(self.base, stop), self.patched():
+        with self.patched(), passing(self.base, stop):
             return self.draw()
 
     def unlearned(self, stop: Stop) -> Image.Image | None:
         """What the untaught base draws for the class word; none when it is stopped."""
         with suppress(Stopped):
             stop.end()
-            with passing(self.base, stop.end), self.base.lock:
+            with self.base.lock, passing(self.base, stop.end):
                 return sample(self.base, self.base.card.portrait.format(self.concept.class_word), {}, GenerateSettings(seed=self.settings.seed))[0]
         return None
 

@@ -41,7 +41,7 @@ def tokenize(tokenizer, prompt: str, known=(), space: str = "", behind: bool = F
         if TOKEN.fullmatch(token := piece.lower()):
             if token not in known:
                 taught = ", ".join(f"`{k}`" for k in known) or "nothing yet"
-                raise ValueError(f"token `{token}` was never taught. Taught: {taught}. Teach it first, or put plain words in its place")
+                raise ValueError(f"token `{token}` was never taught. Taught: {taught}")
             units.append((token, [0], token))
         else:
             for word in piece.split():

@@ -363,8 +363,8 @@ def page(browser, app):
 
 
 @contextmanager
-def visitor(browser, app, width=1280, height=900, opened=True, **context):
-    """A page of its own at the app, its session `opened`; AssertionError at the end when its console showed an error."""
+def visitor(browser, app, width=1280, height=900, **context):
+    """A page of its own at the app; AssertionError at the end when its console showed an error."""
     context = browser.new_context(viewport={"width": width, "height": height}, **context)
     page = context.new_page()
     page.set_default_timeout(5 * MINUTES)  # on a busy machine a teaching of ten steps takes long
@@ -373,8 +373,6 @@ def visitor(browser, app, width=1280, height=900, opened=True, **context):
     page.on("pageerror", lambda e: errors.append(str(e)))
     page.goto(app)
     page.locator("#ready button.thumbnail-item").first.wait_for()
-    if opened:
-        page.locator("#teach:enabled").wait_for()  # its session
     yield page
     context.close()
     assert errors == [], "\n".join(errors)
@@ -394,7 +392,7 @@ def few_steps(page, steps=10):
 
 
 def toast(page, text):
-    page.locator(".toast-body", has_text=re.compile(text)).first.wait_for()
+    page.get_by_text(re.compile(text)).first.wait_for()
 
 
 def teach_ready(page, number, steps=10):

@@ -101,24 +101,6 @@ def test_errors_inside_a_generator_become_messages():
         next(steps)
 
 
-@pytest.mark.parametrize(("error", "shown"), [(ValueError("<no> picture"), "&lt;no&gt; picture"), (KeyError("secret"), "Something went wrong")])
-def test_an_errors_sentence_stays_in_its_place_after_what_was_shown_before_it(error, shown):
-    def all_at_once():
-        raise error
-
-    def bit_by_bit():
-        yield "the first picture"
-        raise error
-
-    for handler, before in ((all_at_once, []), (bit_by_bit, ["the first picture"])):
-        seen = []
-        with pytest.raises((gr.Error, KeyError)):
-            for out in spoken(handler, "place")():
-                seen.append(out)
-        assert seen[:-1] == before and shown in seen[-1]["place"] and "secret" not in seen[-1]["place"]
-    assert [*spoken(lambda: "all is well", "place")()] == ["all is well"]
-
-
 def test_what_crosses_to_the_gpu_and_back_can_be_pickled_and_leaves_no_trace(on_gpu, concept):
     before = snapshot(on_gpu)
     arguments = pickle.loads(pickle.dumps((None, concept, cns.TeachSettings(**QUICK), RUN)))

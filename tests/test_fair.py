@@ -69,7 +69,7 @@ def test_who_is_interrupted_while_waiting_holds_nobody_up(monkeypatch, handed):
         def __init__(self):
             self.times = 0
 
-        def acquire(self, **_):
+        def acquire(self):
             self.times += 1
             if self.times == 2:
                 if handed:
@@ -85,33 +85,3 @@ def test_who_is_interrupted_while_waiting_holds_nobody_up(monkeypatch, handed):
         with lock:
             raise AssertionError("was let in")
     assert not lock._waiting and (lock._owner, lock._depth) == ((None, 0) if handed else (-1, 1))
-
-
-def test_who_is_asked_while_waiting_may_give_up_and_the_next_in_line_comes_in(monkeypatch):
-    monkeypatch.setattr("cns.fair.TURN", 0.001)
-    lock, asked, order = FairLock(), [], []
-
-    def enough():
-        asked.append(1)
-        if len(asked) == 3:
-            raise KeyError
-
-    def gives_up():
-        lock.asking[threading.get_ident()] = enough
-        with pytest.raises(KeyError):
-            with lock:
-                order.append("gave up")
-
-    def waits():
-        with lock:
-            order.append("waited")
-
-    threads = [threading.Thread(target=t) for t in (gives_up, waits)]
-    with lock:
-        for thread in threads:
-            thread.start()
-        threads[0].join()
-        waiting(lock, 1)
-        assert order == [] and lock._owner == threading.get_ident()
-    threads[1].join()
-    assert order == ["waited"] and lock._owner is None

@@ -39,7 +39,6 @@ def whats(tab):
 
 def test_renaming_and_forgetting_are_saved_and_can_be_undone(app, tab):  # noqa: F811
     out = tab.call("renamed", None, "rex", " Max ", None, tab.key)
-    assert "&lt;rex&gt; is called &lt;max&gt; now" in out[1]
     assert "&lt;max&gt; dog" in out[4] and out[5] is None  # states stay on the server
     assert whats(tab) == ["rename max", "upload"]
     tab.call("refresh", None, "")
@@ -61,7 +60,6 @@ def test_a_bad_name_changes_nothing(tab):
 
 def test_reordering_and_merging_are_saved_and_say_what_each_lost(app, tab, tiny_base, tmp_path):  # noqa: F811
     out = tab.call("reordered", None, "tom, <rex>", None, tab.key)
-    assert "order is now &lt;tom&gt;, &lt;rex&gt;" in out[0]
     assert "&lt;tom&gt; cat face</b>, <b>&lt;rex&gt;" in out[3]
     hut = taught(tiny_base, cns.Concept("hut", "house", [picture("blue")]))
     export(tiny_base, hut, "patch", tmp_path / "patch")

@@ -94,12 +94,3 @@ def test_with_a_clip_the_change_is_measured_against_the_untouched_picture(starte
     assert first.change == 0 and second.change == pytest.approx(second.clip_i - first.clip_i)
     plot = inspection.forgetting(session, [[score for _, score in probing.row(starter, session, 1)]])
     assert plot.values.shape == (1, 1) and np.isfinite(plot.values).all()
-
-
-def test_a_forgetting_matrix_without_scores_says_why_there_is_no_heat_map(tiny_base, tom):
-    from cns.ui import gpu
-    from cns.ui.probing import remember
-
-    gpu.use(tiny_base)
-    *_, (said, shown) = remember(tom, "0123456789abcdef" * 2)
-    assert not said and shown.startswith('<p class="cns-note">There is no heat map') and "CNS_CLIP" in shown and shown.count("<img") == 3

@@ -1,7 +1,6 @@
 import json
 from dataclasses import asdict
 
-import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -278,22 +277,3 @@ def test_a_gesture_on_the_canvas_adds_changes_or_takes_away_a_box():
     with pytest.raises(ValueError, match="outside the canvas"):
         after(-1, 0, 0, 2, 1)
     assert drawn(after(0)).count("<rect") == 1 and "&lt;b&gt;" in drawn(after(0)) and "<rect" not in drawn([([], "words")])
-
-
-def test_boxes_can_be_added_and_taken_away_by_buttons():
-    from cns.ui.regions import added, taken_away, typed
-
-    def values(updates):
-        return [v for i in range(LIMIT) for v in updates[3 * i + 1 : 3 * i + 3]]
-
-    rows = [""] * (2 * LIMIT)
-    for _ in range(2):
-        rows = values(added(*rows))
-    assert typed(rows) == [([0, 0, 0.5, 0.5], ""), ([0.05, 0.05, 0.55, 0.55], "")]
-    rows[0], rows[2] = "a dog", "a cat"
-    updates = taken_away(0, *rows)
-    assert typed(values(updates)) == [([0.05, 0.05, 0.55, 0.55], "a cat")] and [u["visible"] for u in updates[: 3 * LIMIT : 3]] == [True] + [False] * (LIMIT - 1)
-    for _ in range(LIMIT - 2):
-        rows = values(added(*rows))
-    with pytest.raises(gr.Error, match=f"{LIMIT}"):
-        added(*rows)

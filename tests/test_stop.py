@@ -1,6 +1,5 @@
 """A stop acts between two passes of a network, wherever a teaching is; proven by counting passes, so on any machine."""
 
-import threading
 from contextlib import contextmanager
 
 import pytest
@@ -136,58 +135,3 @@ def test_a_stop_while_a_slice_begins_keeps_what_the_slices_before_had_learned(ti
 
     events = [*cns.teach(tiny_base, None, concept, SETTINGS, progress=paused.progress, until=4, should_stop=dropped)]
     assert events[-1].stage == "stopped" and events[-1].session is None
-
-
-@contextmanager
-def occupied(base):
-    """Within: another visitor's drawing holds the base, until the event that is given is set."""
-    holds, go = threading.Event(), threading.Event()
-
-    def draw():
-        with base.lock:
-            holds.set()
-            go.wait(60)
-
-    thread = threading.Thread(target=draw)
-    thread.start()
-    holds.wait()
-    try:
-        yield go
-    finally:
-        go.set()
-        thread.join()
-
-
-@pytest.mark.parametrize("drop", [False, True])
-def test_a_stop_acts_while_another_visitors_drawing_is_waited_for(fresh, concept, other_concept, drop, monkeypatch):
-    monkeypatch.setattr("cns.teaching.SLICE", 0.0)
-    monkeypatch.setattr("cns.fair.TURN", 0.001)
-    session, before, ends = taught(fresh, other_concept), snapshot(fresh), set()
-    total = len([*cns.teach(fresh, session, concept, SETTINGS)])
-    for at in (0, 1, *range(2, total - 12, 9), *range(total - 12, total - 1)):
-        times, pressed = [], []
-
-        def asked(times=times, pressed=pressed):
-            times += pressed
-            if pressed and drop:
-                raise Dropped
-            if len(times) > 3:  # the picture of what is kept needs the base
-                pressed[0].set()
-            return bool(pressed)
-
-        events = cns.teach(fresh, session, concept, SETTINGS, should_stop=asked)
-        for _ in range(at + 1):
-            event = next(events)
-        with occupied(fresh) as go:
-            pressed.append(go)
-            *_, last = events
-            waited = not go.is_set()
-        ends.add((last.stage, last.step))
-        if drop or not event.step:
-            assert (last.stage, last.step, last.session, waited) == ("stopped", event.step, None, True)
-        else:
-            assert (last.stage, last.step, last.memories, last.before) == ("done", event.step, (), None) or event.stage == "remember"
-            assert last.step == event.step and last.session.tokens == ("<tom>", "<rex>")
-        assert_unchanged(fresh, before)
-        assert not fresh.lock._waiting and not fresh.lock.asking and not fresh.before_pass
-    assert ends == {("stopped", 0), *(("stopped" if drop else "done", n) for n in range(1, 6))}

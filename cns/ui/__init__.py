@@ -18,8 +18,7 @@ CSS = """
 .gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important; }
 .cns-head h1 { margin: 0; font-size: 1.5rem; letter-spacing: -0.02em; }
 .cns-head p { margin: .15rem 0 0; color: var(--body-text-color-subdued); }
-.cns-knows { font-size: .92rem; color: var(--body-text-color-subdued); padding: .15rem 0; white-space: nowrap; overflow: auto hidden; scrollbar-width: thin; height: 2.1rem; }
-.cns-knows:has(.cns-said) { white-space: normal; height: auto; }
+.cns-knows { font-size: .92rem; color: var(--body-text-color-subdued); padding: .15rem 0; }
 .cns-knows b { color: var(--body-text-color); font-weight: 600; }
 .cns-strip { display: flex; flex-wrap: wrap; gap: .75rem; }
 .cns-strip figure { margin: 0; width: min(var(--side, 112px), calc(50% - .375rem)); }
@@ -39,13 +38,9 @@ CSS = """
 .cns-facts div { line-height: 1.25; }
 .cns-facts b { display: block; font-size: 1.25rem; font-weight: 600; }
 .cns-facts span { font-size: .82rem; color: var(--body-text-color-subdued); }
-.cns-failed { padding: .2rem 0 .2rem .7rem; border-left: 3px solid #dc2626; overflow-wrap: anywhere; }
-#drawn { gap: 0; }
 .cns-note { color: var(--body-text-color-subdued); font-size: .92rem; }
 #ready, #pictures, #plain, .cns-grid .gallery-container, .cns-grid .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
-#ready .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)) !important; }
-.cns-away { align-self: center; }
-#images .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; } /* in its height there is one row in sight */
+#ready .grid-container, #images .grid-container { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)) !important; }
 #head { position: relative; }
 #start-over { position: absolute; right: 0; top: .35rem; width: 110px; z-index: 1; }
 #ready .caption-label { font-size: .7rem; padding: 1px 6px; max-width: calc(100% - 8px); right: 4px; bottom: 4px; }
@@ -101,7 +96,7 @@ def build(base, store=None, people=None, space=None) -> gr.Blocks:
         with gr.Row(elem_id="head"):
             gr.HTML(HEAD)
             shared.restart = gr.Button("Start over", size="sm", scale=0, min_width=110, elem_id="start-over")
-        shared.line = gr.HTML(html.OPENING, elem_id="knows")
+        shared.line = gr.HTML(html.knows(None, base), elem_id="knows")
         keeping.build(base, store, shared, people)
         steps = guide.build(shared)
         with gr.Tabs() as shared.tabs:
@@ -168,11 +163,7 @@ def opened(demo: gr.Blocks, opening: Opening, shared: Shared) -> None:
     states = [shared.session, shared.run, shared.key, shared.known, shared.line, shared.kept]
     # both in the queue: out of it, a changed gr.State does not fire its `change`
     loaded = signin.arriving(demo, opening.door, opening.store, shared) if opening.door.people else demo.load
-    resumed = loaded(opening.resume, [shared.key], [*states, *shared.offer, shared.linked], **private)
-    buttons = [shared.restart, *shared.waiting, *shared.asleep]
-    for button in (shared.lesson, *buttons):
-        button.interactive = False  # till then there is no session that it could act on
-    resumed.then(lambda known: [gr.update(interactive=on) for on in (not known, *[True] * len(buttons))], [shared.known], [shared.lesson, *buttons], queue=False, **private)
+    loaded(opening.resume, [shared.key], [*states, *shared.offer, shared.linked], **private)
     shared.restart.click(  # type: ignore[union-attr]
         shared.keyed(opening.start_over), [shared.run, shared.key], states,
         js="(run, key) => { if (!confirm('Begin an empty session? This page forgets what it was taught; with its resume key it can be opened again.')) throw new Error('kept'); return [run, key]; }", **private,

@@ -33,7 +33,6 @@ class Shared:
     kept: gr.State | None = None  # (a fresh mark, what `keep_session` said), changed with every save
     offer: tuple = ()  # the row and the words that offer a draft
     asleep: list = field(default_factory=list)  # more buttons that sleep then
-    waiting: list = field(default_factory=list)  # buttons that sleep until the session is open, beside all these
 
     @property
     def states(self) -> list:
@@ -68,28 +67,18 @@ def showing(session, base, note: str = "") -> tuple:
 EXPECTED = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError, Stopped)
 STOPPED = "stopped: nothing new was drawn"
 SAID = 1000  # characters of a message: some say again what was typed
-UNKNOWN = "Something went wrong that this app did not expect: try again, and tell its owner if it stays so."
 FULL = "the GPU's memory is full: ask for fewer pictures at once, or end other programs that use it, and try again"
 
 
-def spoken(handler, place=None):
-    """`handler` (a function or a generator), with the core's and the platform's errors shown as messages.
-
-    A message goes after a while: with a `place`, one of the handler's outputs, its sentence stays there. That makes a generator of any handler.
-    """
-    many = inspect.isgeneratorfunction(handler)
-    if many or place is not None:
+def spoken(handler):
+    """`handler` (a function or a generator), with the core's and the platform's errors shown as messages."""
+    if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def generator(*args, **options):
             try:
-                if many:
-                    yield from handler(*args, **options)
-                else:
-                    yield handler(*args, **options)
+                yield from handler(*args, **options)
             except Exception as error:
-                if place is not None:
-                    yield {place: failed(told(error))}
                 raise told(error) from None
 
         return generator
@@ -118,11 +107,6 @@ def swept_away(error: Exception) -> str | None:
     if isinstance(error, FileNotFoundError) and path.is_relative_to(temp.ROOT.resolve()):
         return f"your file `{path.name}` is no longer here, as uploads are kept for an hour only: upload it again"
     return None
-
-
-def failed(error: Exception) -> str:
-    """What stays on the page of an error that was `told`."""
-    return f'<p class="cns-failed">{error.message if isinstance(error, gr.Error) else UNKNOWN}</p>'
 
 
 def message(error: Exception) -> gr.Error:

@@ -64,9 +64,7 @@ class Layout:
 
     def _results(self):
         look = {"format": "png", "columns": 2, "object_fit": "contain", "visible": False, "show_label": False, "elem_classes": "cns-grid"}
-        with gr.Column(elem_id="drawn"):
-            self.said = gr.HTML()  # why nothing new was drawn, over what the pictures below are
-            self.note = gr.HTML(html.empty("Your pictures appear here."))
+        self.note = gr.HTML(html.empty("Your pictures appear here."), elem_id="drawn")
         self.pictures = gr.Gallery(label="With what you taught", elem_id="pictures", **look)
         self.title = gr.Markdown("**The same seeds without what you taught**", visible=False)
         self.plain = gr.Gallery(label="The untaught model", elem_id="plain", **look)
@@ -81,8 +79,9 @@ class Desk:
     def __init__(self, base):
         self.base = base
 
+    @spoken
     def generated(self, bare, run, prompt, image, session, *how):
-        """(nothing to complain of, what it is, pictures, the title and pictures of the untaught model, whether to offer the maps, `Layout.last`)"""
+        """(what it is, pictures, the title and pictures of the untaught model, whether to offer the maps, `Layout.last`)"""
         settings, start, watches = asked(*how), started(image), gpu.Watch.of(run).parts(1 + bool(bare))
         cut = check_prompt(self.base, session, prompt) + check_words(self.base, session, settings.regions)
         if settings.negative:
@@ -91,13 +90,10 @@ class Desk:
         if bare:
             without = gpu.draw(untaught(prompt, session), None, plainly(settings, session), start, watches[1])
         last = prompt, settings, start
-        return "", described(prompt, settings, cut), shown(drawn, settings), gr.update(visible=bare), shown(without, settings), gr.update(visible=True), last
-
-    def table(self, *how):
-        """(nothing to complain of, the pictures)"""
-        return "", variations(*how)
+        return described(prompt, settings, cut), shown(drawn, settings), gr.update(visible=bare), shown(without, settings), gr.update(visible=True), last
 
 
+@spoken
 def acted(asked_for, last, session, run):
     """Where each word of the first picture acted, if that is to be shown."""
     if not asked_for or not last:
@@ -110,15 +106,14 @@ def wired(page: Layout, desk: Desk, shared: Shared) -> dict:
     """Every event of the tab. Returns the arguments of one that draws."""
     private, quick = {"api_visibility": "private"}, {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     drawing = {
-        "fn": spoken(desk.generated, page.said), "inputs": [page.bare, *page.inputs], "outputs": [page.said, page.note, page.pictures, page.title, page.plain, page.where, page.last],
+        "fn": desk.generated, "inputs": [page.bare, *page.inputs], "outputs": [page.note, page.pictures, page.title, page.plain, page.where, page.last],
         "concurrency_id": "draw", "concurrency_limit": 1, "show_progress_on": [page.note], **private,
     }  # fmt: skip
-    mapping = {"fn": spoken(acted, page.heat), "inputs": [page.where, page.last, shared.session, shared.run], "outputs": [page.heat], "concurrency_id": "draw", **private}
+    mapping = {"fn": acted, "inputs": [page.where, page.last, shared.session, shared.run], "outputs": [page.heat], "concurrency_id": "draw", **private}
     drawn = gr.on([page.draw.click, page.prompt.submit], **drawing)
     after, mapped = drawn.success(**mapping), page.where.input(**mapping)
-    table = page.vary.click(spoken(desk.table, page.said), [page.what, page.rows, *page.inputs], [page.said, page.table], concurrency_id="draw", show_progress_on=[page.table], **private)
-    page.stop.click(spoken(stopped), [shared.run], [page.said], cancels=[drawn, after, mapped, table], **quick)
-    shared.waiting += [page.draw, page.vary]
+    table = page.vary.click(spoken(variations), [page.what, page.rows, *page.inputs], [page.table], concurrency_id="draw", show_progress_on=[page.table], **private)
+    page.stop.click(spoken(stopped), [shared.run], [page.note], cancels=[drawn, after, mapped, table], **quick)
     page.dice.click(lambda: random.randrange(2**31), None, [page.seed], **quick)
     return drawing
 
@@ -168,7 +163,7 @@ def sliders(shared: Shared, strengths: gr.State, inputs) -> None:
                 strip = gr.Button("Draw 0, 50, 100, 150 %", size="sm", min_width=180, scale=1)
             drawn = gr.HTML()
             slider.input(lambda v, kept, n=name: {**kept, n: v / 100}, [slider, strengths], [strengths], show_progress="hidden", api_visibility="private")
-            strip.click(spoken(partial(sweep, name), drawn), inputs(), [drawn], concurrency_id="draw", api_visibility="private")
+            strip.click(spoken(partial(sweep, name)), inputs(), [drawn], concurrency_id="draw", api_visibility="private")
 
     shared.known.change(dict, None, [strengths], queue=False, api_visibility="private")
 

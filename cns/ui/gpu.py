@@ -35,7 +35,7 @@ def use(base) -> None:
 def flag(run: str, what: str) -> Path:
     """The file that says `what`: "keep" or "drop" to the teaching of the page `run`, or of it "busy"; "halt" to its drawings, "export" or "push" to these. Raises ValueError for an id that we did not make."""
     if not re.fullmatch("[0-9a-f]{32}", run or ""):
-        raise ValueError("this page has not opened its session yet, or has lost its session: wait a moment, then reload it")
+        raise ValueError("this page has lost its session: reload it")
     return temp.FLAGS / f"{run}.{what}"
 
 
@@ -96,7 +96,7 @@ def watched(watch: Watch | None, passes: int):
         bar(min(1.0, (part + done / passes) / count), desc=f"Drawing{html.soon(left)}")
         done += 1
 
-    with parts.passing(_base, asked, watch.asked):
+    with parts.passing(_base, asked):
         yield
 
 

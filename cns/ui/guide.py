@@ -8,18 +8,12 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from . import html
 from .common import Shared
 
 STEPS = ("1. Teach a ready thing", "2. Draw it somewhere new", "3. See its neurons")
 LESSON = "rex"  # the ready thing of the first step
 PROMPT = "a {} on a beach"
-WORDS = (  # before each step, and after the last
-    ("Try it in three steps.", "First, five pictures teach it a dog's face called <rex>."),
-    ("It has learned it.", "Now draw it in a place that no picture showed."),
-    ("Drawn from words alone.", "Now see which of the model's neurons hold it."),
-    ("Now teach your own thing:", "drop 1 to 10 pictures of it into the Teach tab."),
-)
+WORDS = '<p class="cns-note"><b>Try it in three steps</b></p>'
 HEAD = """<script>
 window.cnsBeen = () => { try { localStorage.setItem("cns-been", "yes"); } catch {} };
 try { if (localStorage.getItem("cns-been")) document.documentElement.classList.add("cns-been"); } catch {}
@@ -38,7 +32,7 @@ CSS = """
 .gradio-container { overflow: clip !important; } /* were it hidden, the strip could not stay in sight on a phone */
 @media (max-width: 640px) {
   #guide { flex-wrap: wrap; position: sticky; top: 0; z-index: 50; gap: .4rem; }
-  #guide > .block { flex: 1 1 60%; min-width: 0; min-height: 4.4rem; }
+  #guide > .block { flex: 1 1 60%; min-width: 0; }
   #guide > button { flex: 1 1 30%; white-space: normal; padding-inline: .3rem; order: 1; min-height: 44px; align-self: stretch; }
   #guide > #guide-hide { flex: 0 0 auto; order: 0; min-height: 0; }
   #live, #drawn, #concept { scroll-margin-top: 140px; }
@@ -49,27 +43,21 @@ CSS = """
 @dataclass
 class Guide:
     buttons: list[gr.Button]
-    words: gr.HTML
     done: gr.State  # the steps that are done, a tuple of numbers from 0
-
-    @property
-    def parts(self) -> list:
-        """What `standing` updates."""
-        return [*self.buttons, self.words, self.done]
 
 
 def build(shared: Shared) -> Guide:
     """The layout."""
     with gr.Row(elem_id="guide"):
-        words = gr.HTML(said(0))
+        gr.HTML(WORDS)
         buttons = [
-            gr.Button(text, size="sm", min_width=0, interactive=False, variant="secondary" if i else "primary", elem_id=f"guide-{i + 1}")
+            gr.Button(text, size="sm", min_width=0, interactive=i == 0, variant="secondary" if i else "primary", elem_id=f"guide-{i + 1}")
             for i, text in enumerate(STEPS)
         ]
         hide = gr.Button("Hide", size="sm", min_width=0, elem_id="guide-hide")
     hide.click(None, None, None, js=HIDE, api_visibility="private")
     shared.lesson = buttons[0]
-    return Guide(buttons, words, gr.State(()))
+    return Guide(buttons, gr.State(()))
 
 
 def wire(guide: Guide, shared: Shared, lesson, prompt: gr.Textbox, drawing: dict) -> None:
@@ -82,10 +70,10 @@ def wire(guide: Guide, shared: Shared, lesson, prompt: gr.Textbox, drawing: dict
         return shown.then(None, None, None, js=f"() => cnsShow('{place}')", api_visibility="private")
 
     def ticked(step: int):
-        return {"fn": lambda known, done: standing(known, {*done, step}), "inputs": [shared.known, guide.done], "outputs": guide.parts, **quiet}
+        return {"fn": lambda known, done: standing(known, {*done, step}), "inputs": [shared.known, guide.done], "outputs": [*guide.buttons, guide.done], **quiet}
 
     lesson(turn("teach", first.click, "#live"), LESSON)
-    shared.known.change(lambda known, done: standing(known, {*done, 0} if known else ()), [shared.known, guide.done], guide.parts, **quiet).then(
+    shared.known.change(lambda known, done: standing(known, {*done, 0} if known else ()), [shared.known, guide.done], [*guide.buttons, guide.done], **quiet).then(
         None, None, None, js="() => cnsBeen()", api_visibility="private"
     )
     asked = turn("generate", second.click, "#drawn").then(lambda known: PROMPT.format(known[-1]), [shared.known], [prompt], **quiet)
@@ -94,16 +82,10 @@ def wire(guide: Guide, shared: Shared, lesson, prompt: gr.Textbox, drawing: dict
 
 
 def standing(known: tuple[str, ...], done) -> tuple:
-    """Updates of the buttons, the words and the state with the steps `done`: these are ticked, the next one stands out, nothing is drawn before it is taught."""
+    """Updates of the buttons and the state with the steps `done`: these are ticked, the next one stands out, nothing is drawn before it is taught."""
     upcoming = min({*range(len(STEPS))} - {*done}, default=None)
     buttons = [
         gr.update(value=f"\N{CHECK MARK} {text}" if i in done else text, interactive=bool(known) == bool(i), variant="primary" if i == upcoming else "secondary")
         for i, text in enumerate(STEPS)
     ]
-    return *buttons, said(len(STEPS) if upcoming is None else upcoming), tuple(done)
-
-
-def said(step: int) -> str:
-    """What is to do at `step`, and why."""
-    lead, words = WORDS[step]
-    return f'<p class="cns-note"><b>{lead}</b> {html.esc(words)}</p>'
+    return *buttons, tuple(done)

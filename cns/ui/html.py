@@ -56,17 +56,14 @@ def words(session) -> tuple[str, ...]:
     return tuple(c.words for c in session.concepts) if session else ()
 
 
-OPENING = '<div class="cns-knows" role="status">Opening your session&hellip;</div>'
-
-
 def knows(session, base, note="") -> str:
     """The line that is always there: what this session knows, how much of the model it changed, and how it is kept."""
-    note = f' &middot; <span class="cns-said">{esc(note)}</span>' if note else ""
+    note = f" &middot; {esc(note)}" if note else ""
     if not session or not session.concepts:
         return f'<div class="cns-knows">Nothing taught yet: pick a ready thing below, or drop your own pictures.{note}</div>'
     names = ", ".join(f"<b>{esc(w)}</b>" for w in words(session))
     share = len(session.delta) / base.parameters
-    return f'<div class="cns-knows" tabindex="0" role="region" aria-label="what it knows">Knows {names} &middot; {share:.2%} of the model changed{note}</div>'
+    return f'<div class="cns-knows">Knows {names} &middot; {share:.2%} of the model changed{note}</div>'
 
 
 def kept(state) -> str:

@@ -13,7 +13,6 @@ def build(base, store, shared: Shared, name: gr.Dropdown) -> None:
     """`name` holds the concept that is looked at."""
     page = Layout(bool(store))
     carrying.build(base, shared)
-    page.lost = gr.HTML(elem_id="lost")  # below every control, so that none moves when it comes
     wire(page, Desk(base, store), shared, name)
 
 
@@ -33,7 +32,7 @@ class Layout:
             self.other = gr.Textbox(label="Resume key of a session to add", type="password", max_length=64, min_width=160, scale=2, visible=keyed, elem_id="merge-key")
             self.merge = gr.Button("Add what it knows", size="sm", min_width=90, visible=keyed, elem_id="merge")
             self.add = gr.UploadButton("Add a session's file", size="sm", file_types=[".safetensors", ".zip"], type="filepath", min_width=90, elem_id="merge-file")
-        self.lost: gr.HTML | None = None
+        self.lost = gr.HTML(elem_id="lost")
 
 
 class Desk:
@@ -45,8 +44,7 @@ class Desk:
     def renamed(self, session, name, to, run_id, key):
         _idle(session, name, run_id)
         new = owning.rename(session, name, to)
-        said = html.note(f"<{name}> is called <{checked_name(to)}> now: say so in prompts, too.")
-        return "", said, *self._saved(new, key, "rename", checked_name(to), session)
+        return "", "", *self._saved(new, key, "rename", checked_name(to), session)
 
     def forgotten(self, session, name, run_id, key):
         _idle(session, name, run_id)
@@ -57,7 +55,7 @@ class Desk:
     def reordered(self, session, names, run_id, key):
         _idle(session, names, run_id)
         new = owning.reorder(session, [n.strip(" <>").lower() for n in names.split(",") if n.strip()])
-        return html.note(f"The order is now {', '.join(new.tokens)}; the weights are as they were."), *self._saved(new, key, "reorder", "", session)
+        return "", *self._saved(new, key, "reorder", "", session)
 
     def merged(self, session, other_key, run_id, key):
         _idle(session, session and session.concepts, run_id)

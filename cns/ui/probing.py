@@ -13,7 +13,6 @@ from . import gpu, html, plots
 from .common import Shared, spoken
 
 NOBODY, ALONE = "nobody", "teach a second thing to swap"
-UNSCORED = "There is no heat map of it: its values are CLIP's scores, and these things were taught, or drawn, without a CLIP. Whoever starts this app names one with CNS_CLIP."
 PROBES, SILENCED = 9, 2  # pictures of a probing with a concept to swap with, and those of them that show it silenced
 
 CSS = """
@@ -61,9 +60,9 @@ def wired(page: Layout, shared: Shared, name: gr.Dropdown) -> tuple:
     shared.known.change(lambda: ("", "", ""), None, [page.status, page.probed, page.drawn], **quiet)
     gr.on([shared.known.change, name.change], others, [shared.session, name], [page.other, page.probed], **quiet)
     look = {"concurrency_id": "draw", "show_progress": "minimal", "api_visibility": "private"}  # says where in the queue it waits
-    silenced = page.quiet.click(spoken(silence, page.status), [shared.session, name, page.seed, shared.run], [page.status, page.probed], **look)
-    probed = page.go.click(spoken(probe, page.status), [shared.session, name, page.other, page.seed, shared.run], [page.status, page.probed], **look)
-    return silenced, probed, page.matrix.click(spoken(remember, page.status), [shared.session, shared.run], [page.status, page.drawn], **look)
+    silenced = page.quiet.click(silence, [shared.session, name, page.seed, shared.run], [page.status, page.probed], **look)
+    probed = page.go.click(probe, [shared.session, name, page.other, page.seed, shared.run], [page.status, page.probed], **look)
+    return silenced, probed, page.matrix.click(remember, [shared.session, shared.run], [page.status, page.drawn], **look)
 
 
 def others(session, name) -> tuple:
@@ -77,6 +76,7 @@ def silence(session, name, seed, run):
     yield from probe(session, name, NOBODY, seed, run, SILENCED)
 
 
+@spoken
 def probe(session, name, other, seed, run, most: int = PROBES):
     """Yields how far it is and the pictures, the first `most`."""
     if not session or not name:
@@ -99,6 +99,7 @@ def probed(token: str, found: list[Probe]) -> str:
     return html.strip(pictures, 150) + (html.note(CLIP_I) if any(said) else "") + f'<p class="cns-note">{numbers}</p>'
 
 
+@spoken
 def remember(session, run):
     """Yields how far it is and the matrix."""
     if not session or not session.concepts:
@@ -110,8 +111,8 @@ def remember(session, run):
         rows.append(gpu.remembered(session, last, watch))
         yield waiting(sum(map(len, rows)), cells, time.monotonic() - began), table(session, rows)
     scores = [[score for _, score in row] for row in rows]
-    scored = all(s is not None for row in scores for s in row)
-    yield "", (plots.shown(inspection.forgetting(session, scores)) if scored else html.note(UNSCORED)) + table(session, rows)
+    if all(s is not None for row in scores for s in row):
+        yield "", plots.shown(inspection.forgetting(session, scores)) + table(session, rows)
 
 
 def waiting(done: int, count: int, seconds: float) -> str:

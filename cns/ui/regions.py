@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from functools import partial
 
 import gradio as gr
 
@@ -52,7 +51,7 @@ window.addEventListener('pointerup', e => {
 });
 element.addEventListener('dblclick', e => { if (e.target.dataset.box !== undefined) send(Number(e.target.dataset.box), []); });
 """
-HINT = "Drag on the canvas to draw a box; drag a box to move it, its lower right corner to resize it; a double click takes it away. Or add a box and type where it is."
+HINT = "Drag on the canvas to draw a box; drag a box to move it, its lower right corner to resize it; a double click takes it away."
 COLOURS = ("#3f7de0", "#d9822b", "#2b9d6b", "#b8459c", "#7a5bd0", "#c0392b", "#1f8a99", "#8a7a1f")
 
 
@@ -72,7 +71,6 @@ class Layout:
             self.preset = gr.Radio([NONE, *PRESETS], value=NONE, label="Layout", elem_id="layout")
             self.preview = gr.HTML(drawn([]), min_height=0, elem_id="preview", js_on_load=DRAW)
             gr.HTML(html.note(HINT))
-            self.add = gr.Button("Add a box", size="sm", elem_id="add-box")
             rows = [self._row(i) for i in range(LIMIT)]
             self.gesture = gr.Textbox(visible="hidden", elem_id="drawn-box")  # what was done on the canvas, as JSON
             with gr.Row(visible=False) as self.files:
@@ -82,15 +80,13 @@ class Layout:
                 info="Below 100, each box's words are drawn alone first and set into the box; then this share of the steps draws over all of them.",
             )  # fmt: skip
             self.load = gr.UploadButton("Load a layout", size="sm", file_types=[".json"], file_count="single")
-        self.parts, self.values = [c for row in rows for c in row[:3]], [c for _, words, box, _ in rows for c in (words, box)]
-        self.away = [away for *_, away in rows]
+        self.parts, self.values = [c for row in rows for c in row], [c for _, words, box in rows for c in (words, box)]
 
     def _row(self, i: int) -> tuple:
         with gr.Row(visible=False, elem_classes="cns-region") as row:
             words = gr.Textbox(label=f"Words of box {i + 1}", max_lines=1, max_length=300, scale=3, min_width=140, elem_id=f"region-{i + 1}")
             box = gr.Textbox(label="left, top, right, bottom", max_lines=1, max_length=60, scale=2, min_width=120)
-            away = gr.Button("Take away", size="sm", scale=0, min_width=100, elem_id=f"away-{i + 1}", elem_classes="cns-away")
-        return row, words, box, away
+        return row, words, box
 
 
 def wire(page: Layout) -> None:
@@ -99,9 +95,6 @@ def wire(page: Layout) -> None:
     quick, shown = {"queue": False, **quiet}, [*page.parts, page.preview, page.files]
     page.preset.input(choose, [page.preset, *page.values], shown, **quick)
     page.gesture.change(place, [page.gesture, *page.values], shown, **quiet)
-    page.add.click(added, page.values, shown, **quiet)
-    for i, away in enumerate(page.away):
-        away.click(partial(taken_away, i), page.values, shown, **quick)
     page.load.upload(opened, [page.load], [page.preset, *shown], **quiet)
     gr.on([c.input for c in page.values], look, page.values, [page.preview], **quick)
     page.save.click(kept, page.values, [page.save], **quiet)
@@ -124,18 +117,6 @@ def choose(name, *values) -> tuple:
 @spoken
 def place(gesture, *values):
     return filled(placed(gesture, values))
-
-
-@spoken
-def added(*values):
-    """One more box of half the canvas' width and height, a little beside the last: where, its row says."""
-    found = typed(values)
-    at = 0.05 * len(found)
-    return filled(placed(json.dumps({"index": -1, "box": [round(v, 2) for v in (at, at, at + 0.5, at + 0.5)]}), values))
-
-
-def taken_away(row: int, *values) -> tuple:
-    return filled(typed(values[: 2 * row]) + typed(values[2 * row + 2 :]))
 
 
 @spoken

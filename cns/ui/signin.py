@@ -52,10 +52,10 @@ class Door:
         info = request.request.scope["session"]["oauth_info"]
         return key, person, info["access_token"], info["expires_at"] - time.time()
 
-    def keyed(self, handler, place=None):
+    def keyed(self, handler):
         """`spoken`, for a handler that takes `key`: it gets what a store takes for it."""
         if not self.people:
-            return spoken(handler, place)
+            return spoken(handler)
         at = [*inspect.signature(handler).parameters].index("key")
 
         def opened(request, inputs):
@@ -71,7 +71,7 @@ class Door:
                 return handler(*opened(request, inputs))
 
         known.__name__ = getattr(handler, "__name__", "known")
-        return spoken(known, place)
+        return spoken(known)
 
     def arrive(self, store, text, before, request: gr.Request) -> tuple[str, list[str]]:
         """(the text that the page is to hold, `before`), once it is known who came.

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,6 @@ from .common import Shared, keep_session, mark, spoken
 KEEP, DROP = "Stop and keep", "Stop and discard"
 UNSEEN = "Your pictures, cropped to the square that it learns from."
 STOPPED = "Stopped: nothing of it was kept, what was known before is as it was."
-WAITS = "It begins as soon as it is its turn."
 READY = Path(__file__).parents[2] / "assets" / "concepts"
 
 
@@ -87,7 +85,6 @@ class Layout:
         with gr.Row(visible=False, elem_id="stops") as self.stops:  # in the place of the price
             self.keep = gr.Button(KEEP, size="sm", elem_id="stop-keep")
             self.drop = gr.Button(DROP, size="sm", elem_id="stop-drop")
-        self.given_up = gr.Textbox(visible="hidden")  # changes when a teaching is stopped that still waits for its turn
         self.paused = gr.State(None)
         with gr.Row(visible=False) as self.taken:
             self.more = gr.Button("Teach it these pictures, too", size="sm", elem_id="more")
@@ -115,26 +112,16 @@ class Desk:
         fits = gpu.suggest(pictures)
         return html.strip([(p, "") for p in pictures], 88), gr.update(choices=fits, value=None)
 
-    def begin(self, run_id):
-        """Updates by component, while a teaching waits for its turn."""
-        gpu.clear(run_id)  # from here on a stop counts
-        temp.made(gpu.flag(run_id, "queued")).touch()
-        return {**self._busy(), self.page.live: html.empty(WAITS)}
-
-    def give_up(self, session):
-        """Updates by component, after a teaching was taken out of the queue."""
-        return {**self.idle(session), self.page.live: html.empty(STOPPED)}
-
     def run(self, files, name, word, steps, seed, session, run_id, key, paused_at, more=False):
         """Yields updates of the page, by component, until the thing is learned and kept or the teaching was stopped."""
         page, steps, seed = self.page, int(steps), int(seed or 0)
-        gpu.flag(run_id, "queued").unlink(missing_ok=True)
         concept = Concept(name, word, load_images([path for path, _ in files or []]))
         try:
             check(self.base, session, concept, more)
         except AlreadyTaught:
             yield {page.taken: gr.update(visible=True), page.again: f"Teach it as <{free_name(concept.name, session)}> instead"}
             raise
+        gpu.clear(run_id)
         keep_draft(self.store, key, files, name, word, steps, seed)
         settings = TeachSettings.of(self.base, steps=steps, seed=seed)
         progress = paused_at.progress if paused_at and paused_at.fits(session, concept, settings, more) else None
@@ -144,7 +131,7 @@ class Desk:
         else:
             end = self._kept(last, keep_session(self.store, key, last.session, "teach", concept.name, session))
         drop_draft(self.store, key)
-        yield {**self.idle(session), page.offer: gr.update(visible=False), page.paused: None, **end}
+        yield {**self._idle(session), page.paused: None, **end}
 
     def _learned(self, session, concept, settings, more, progress, run_id):
         """Yields how far it is; returns the last event. After an error the page holds what the teaching can go on from."""
@@ -157,10 +144,10 @@ class Desk:
                 preview = event.preview or preview
                 if event.session or event.stage == "stopped":
                     return event
-                yield {**self._busy(), page.result: "", page.live: html.progress(event, losses, preview)}
+                yield {**self._busy(), page.live: html.progress(event, losses, preview)}
         except Exception:
             left = Paused(session, concept, settings, more, progress) if progress else None
-            yield {page.result: html.empty(left.words) if left else "", page.paused: left, page.offer: gr.update(visible=False)}
+            yield {**self._idle(session), page.live: html.empty(left.words) if left else "", page.paused: left}
             raise
         finally:
             events.close()
@@ -170,14 +157,13 @@ class Desk:
 
     def _busy(self) -> dict:
         page, gone = self.page, gr.update(visible=False)
-        return {**self._asleep(False), page.stops: gr.update(visible=True), page.price: gone, page.taken: gone}
+        return {**self._asleep(False), page.stops: gr.update(visible=True), page.price: gone, page.taken: gone, page.result: ""}
 
-    def idle(self, session) -> dict:
-        """Updates by component, when nothing is taught any more."""
+    def _idle(self, session) -> dict:
         page, gone = self.page, gr.update(visible=False)
         return {
             **self._asleep(True), self.shared.lesson: gr.update(interactive=not html.words(session)), page.stops: gone, page.price: gr.update(visible=True),
-            page.keep: gr.update(value=KEEP, interactive=True), page.drop: gr.update(value=DROP, interactive=True),
+            page.offer: gone, page.keep: gr.update(value=KEEP, interactive=True), page.drop: gr.update(value=DROP, interactive=True),
         }  # fmt: skip
 
     def _kept(self, last, note: str) -> dict:
@@ -206,7 +192,7 @@ def wired(page: Layout, desk: Desk, shared: Shared):
         "concurrency_id": "look", "concurrency_limit": 2, "show_progress_on": [page.seen], "api_visibility": "private",
     }  # fmt: skip
     teaching = {
-        "fn": shared.keyed(desk.run, page.live), "inputs": [*page.lesson, shared.session, shared.run, shared.key, page.paused],
+        "fn": shared.keyed(desk.run), "inputs": [*page.lesson, shared.session, shared.run, shared.key, page.paused],
         "outputs": [page.teach, page.paused, page.taken, page.again, page.stops, page.price, page.keep, page.drop, page.live, page.result, shared.session, shared.known, shared.line,
                     shared.restart, shared.lesson, shared.kept, page.offer, *shared.asleep],
         "concurrency_id": "teach", "concurrency_limit": 4, "show_progress": "minimal", "show_progress_on": [page.queue], "api_visibility": "private",
@@ -214,45 +200,30 @@ def wired(page: Layout, desk: Desk, shared: Shared):
     page.picks.select(desk.pick, None, page.thing, **quick).then(**seeing)
     gr.on([page.images.upload, page.images.delete], **seeing)
     page.guess.select(lambda w: w, [page.guess], [page.word], **quick)
-    waiting = {
-        "fn": spoken(desk.begin, page.live), "inputs": [shared.run], "outputs": [page.teach, shared.restart, shared.lesson, *shared.asleep, page.stops, page.price, page.taken, page.live],
-        "show_progress": "hidden", **quick,
-    }  # fmt: skip
-    after = {"inputs": [shared.session], "outputs": [*waiting["outputs"], page.keep, page.drop], "show_progress": "hidden", **quick}
-
-    def begun(start, fn=teaching["fn"]):
-        """Teach after the event `start`: in the queue it can be stopped already."""
-        taught = start(**waiting).success(**{**teaching, "fn": fn})
-        taught.failure(desk.idle, **after)
-        page.given_up.change(None, None, None, cancels=[taught], api_visibility="private")
-
-    begun(page.teach.click)
-    page.given_up.change(desk.give_up, **after)
-    shared.waiting += [page.teach, page.back, page.forget]
-    begun(page.more.click, shared.keyed(partial(desk.run, more=True), page.live))
-    begun(page.again.click(spoken(free_name), [page.name, shared.session], [page.name], **quick).then)
+    page.teach.click(**teaching)
+    page.more.click(**{**teaching, "fn": shared.keyed(partial(desk.run, more=True))})
+    page.again.click(spoken(free_name), [page.name, shared.session], [page.name], **quick).then(**teaching)
     page.name.change(lambda: gr.update(visible=False), None, [page.taken], show_progress="hidden", **quick)
     shared.known.change(lambda known: gr.skip() if known else "", [shared.known], [page.result], **quick)
     page.back.click(shared.keyed(desk.put_back), [shared.key], [*page.lesson, page.offer], api_visibility="private").then(**seeing)
     page.forget.click(shared.keyed(desk.discard), [shared.key], [page.offer], **quick)
     gr.on(None, cost, [page.steps, shared.known], [page.price], show_progress="hidden", api_visibility="private")
     for button, what in ((page.keep, "keep"), (page.drop, "drop")):
-        button.click(partial(stop, what), [shared.run], [page.keep, page.drop, page.given_up], show_progress="hidden", **quick)
+        button.click(partial(stop, what), [shared.run], [page.keep, page.drop], show_progress="hidden", **quick)
 
     def lesson(start, name: str):
         chosen = next((c for c in desk.ready if c["name"] == name), desk.ready[0])
-        begun(start.then(lambda: filled(chosen), None, page.thing, **quick).then(**seeing).then)
+        start.then(lambda: filled(chosen), None, page.thing, **quick).then(**seeing).then(**teaching)
 
     return lesson
 
 
 @spoken
 def stop(what: str, run_id: str):
-    """End what is being taught: "keep" what it has learned, or "drop" it. Returns the buttons, and a mark if it still waited for its turn."""
+    """End what is being taught: "keep" what it has learned, or "drop" it."""
     temp.made(gpu.flag(run_id, what)).touch()
     stopping, other = gr.update(value="Stopping...", interactive=False), gr.update(interactive=False)
-    mark = secrets.token_hex(4) if gpu.flag(run_id, "queued").exists() else gr.skip()
-    return (stopping, other, mark) if what == "keep" else (other, stopping, mark)
+    return (stopping, other) if what == "keep" else (other, stopping)
 
 
 def filled(chosen: dict) -> tuple:
