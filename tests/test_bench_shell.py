@@ -113,15 +113,16 @@ def test_continual_and_multi_write_their_tables_and_say_the_command(bench, tmp_p
 def test_search_tries_three_rates_and_marks_the_best(bench, monkeypatch):
     tried = []
 
-    def unit(base, name, concepts, plan, seed, steps, tick, **changes):
-        tried.append((name, len(concepts), steps, changes))
-        return {"rate": changes}, {}
+    def unit(base, way, concepts, plan, tick):
+        kind, s = type(way).__name__, way.settings
+        tried.append((kind, len(concepts), s.steps, s.token_rate if kind == "TokenOnly" else s.rate))
+        return {"rate": tried[-1][-1]}, {}
 
     monkeypatch.setattr("cns.bench.search.unit", unit)
-    monkeypatch.setattr("cns.bench.search.scores", lambda raw: {"clip_i": sum(raw["rate"].values()), "forgetting": 0.5})
+    monkeypatch.setattr("cns.bench.search.scores", lambda raw: {"clip_i": raw["rate"], "forgetting": 0.5})
     lines = bench("search", "--methods", "base", "token_only", "finetune_kv", "--steps", 3).splitlines()
     assert [line.split()[0] for line in lines] == ["token_only"] * 3 + ["finetune_kv"] * 3
     assert [line.endswith("<- best CLIP-I") for line in lines] == [False, False, True] * 2 and all("forgetting 0.5000" in line for line in lines)
-    assert [[*changes] for *_, changes in tried] == [["token_rate"]] * 3 + [["rate"]] * 3 and {t[1:3] for t in tried} == {(3, 3)}
-    rates = [sum(changes.values()) for *_, changes in tried]
-    assert [r / rates[1] for r in rates[:3]] == pytest.approx([0.3, 1, 3])
+    assert [t[0] for t in tried] == ["TokenOnly"] * 3 + ["FinetuneKV"] * 3 and {t[1:3] for t in tried} == {(3, 3)}
+    rates = [t[-1] for t in tried]
+    assert [r / rates[1] for r in rates[:3]] == [r / rates[4] for r in rates[3:]] == pytest.approx([0.3, 1, 3])

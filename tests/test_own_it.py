@@ -28,7 +28,7 @@ def tab(app, both):  # noqa: F811
     tab = Visitor(app)
     tab.key = tab.call("resume", "")[2]
     tab.call("take_in", tab.upload(pack(both)), None, tab.key)
-    tab.call("refresh", None, "")  # as the page does when what is known has changed
+    tab.call("refresh", None, None, "block")  # as the page does when what is known has changed
     return tab
 
 
@@ -41,7 +41,7 @@ def test_renaming_and_forgetting_are_saved_and_can_be_undone(app, tab):  # noqa:
     out = tab.call("renamed", None, "rex", " Max ", None, tab.key)
     assert "&lt;max&gt; dog" in out[4] and out[5] is None  # states stay on the server
     assert whats(tab) == ["rename max", "upload"]
-    tab.call("refresh", None, "")
+    tab.call("refresh", None, None, "block")
     lost, *out = tab.call("forgotten", None, "tom", None, tab.key)
     assert "&lt;tom&gt; is forgotten" in lost and "&lt;max&gt;" in lost and "tom" not in out[2]
     assert whats(tab) == ["forget tom", "rename max", "upload"]
@@ -65,7 +65,7 @@ def test_reordering_and_merging_are_saved_and_say_what_each_lost(app, tab, tiny_
     export(tiny_base, hut, "patch", tmp_path / "patch")
     zipped = Path(shutil.make_archive(str(tmp_path / "patch"), "zip", tmp_path / "patch")).read_bytes()
     for content in (pack(hut), zipped):
-        tab.call("refresh", None, "")
+        tab.call("refresh", None, None, "block")
         lost, *out = tab.call("merged_file", None, tab.upload(content), None, tab.key)
         assert "&lt;hut&gt; added" in lost and all(f"<b>&lt;{n}&gt;</b>" in lost for n in ("rex", "tom", "hut"))
         assert "&lt;hut&gt; house" in out[2] and whats(tab)[0] == "merge"
@@ -75,7 +75,7 @@ def test_reordering_and_merging_are_saved_and_say_what_each_lost(app, tab, tiny_
     neighbour = Visitor(app)
     key = neighbour.call("resume", "")[2]
     neighbour.call("take_in", neighbour.upload(pack(hut)), None, key)
-    tab.call("refresh", None, "")
+    tab.call("refresh", None, None, "block")
     assert "&lt;hut&gt; added" in tab.call("merged", None, key, None, tab.key)[1]
 
 
@@ -100,12 +100,12 @@ def test_forgetting_and_merging_show_the_clip_i_of_the_others_before_and_after(t
     first = taught(tiny_base, cns.Concept("rex", "dog", [picture("red")]))
     session = taught(tiny_base, cns.Concept("tom", "cat face", [picture("gray")]), first)
     tab.call("take_in", tab.upload(pack(session)), None, tab.key)
-    tab.call("refresh", None, "")
+    tab.call("refresh", None, None, "block")
     page = tab.call("forgotten", None, "rex", None, tab.key)[0]
     tom, settings = session.concept("tom"), cns.GenerateSettings(seed=session.concept("tom").stats["seed"])
     scores = [tiny_base.scorer.clip_i(cns.generate(tiny_base, "a <tom> cat face", s, settings), tom.features) for s in (session, cns.forget(session, "rex"))]
     assert re.findall(r"<figcaption>(before|after) CLIP-I (-?[0-9.]+)", page) == [("before", f"{scores[0]:.3f}"), ("after", f"{scores[1]:.3f}")]
-    tab.call("refresh", None, "")
+    tab.call("refresh", None, None, "block")
     page = tab.call("merged_file", None, tab.upload(pack(first)), None, tab.key)[0]
     assert len(re.findall(r"<figcaption>(?:before|after) CLIP-I", page)) == 4 and "of them in both sessions" in page
     program = Client(tab.url.removesuffix("/gradio_api"), verbose=False)
